@@ -1,0 +1,87 @@
+package wire
+
+import "time"
+
+// Problem is the body of every refused call of the native API (/v1). Code is one of: invalid, unauthorized,
+// forbidden, not_found, conflict, busy, over_quota, exhausted, unsupported, unavailable, internal.
+type Problem struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+	Request string `json:"request_id"`
+}
+
+// NewImage asks POST /v1/images for an image from a file of the daemon's host.
+type NewImage struct {
+	Name          string `json:"name"`
+	Description   string `json:"description,omitempty"`
+	Public        bool   `json:"public"`
+	Path          string `json:"path"`
+	LoginUser     string `json:"login_user,omitempty"`
+	LoginPassword string `json:"login_password,omitempty"`
+}
+
+// Image is an image record. Digest, format and sizes are empty until State is ACTIVE.
+type Image struct {
+	ID            string    `json:"id"`
+	Name          string    `json:"name"`
+	Description   string    `json:"description"`
+	State         string    `json:"state"`
+	Public        bool      `json:"public"`
+	Owner         string    `json:"owner"`
+	Digest        string    `json:"digest"`
+	Format        string    `json:"format"`
+	FileBytes     int64     `json:"file_bytes"`
+	VirtualBytes  int64     `json:"virtual_bytes"`
+	LoginUser     string    `json:"login_user"`
+	LoginPassword string    `json:"login_password"`
+	CreatedAt     time.Time `json:"created_at"`
+	UpdatedAt     time.Time `json:"updated_at"`
+}
+
+// ImageList answers GET /v1/images.
+type ImageList struct {
+	Images []Image `json:"images"`
+}
+
+// Accepted answers a native call that began an operation (202).
+type Accepted struct {
+	ID        string    `json:"id"` // of the image
+	Operation Operation `json:"operation"`
+}
+
+// Operation is one act on a capsule or an image.
+type Operation struct {
+	ID       string     `json:"id"`
+	Kind     string     `json:"kind"`
+	Target   string     `json:"target"`
+	State    string     `json:"state"` // running, succeeded, failed
+	Step     string     `json:"step"`
+	Steps    []Step     `json:"steps"`
+	Progress int        `json:"progress"` // percent
+	Code     string     `json:"code,omitempty"`
+	Cause    string     `json:"cause,omitempty"`
+	Actor    string     `json:"actor"`
+	Started  time.Time  `json:"started"`
+	Ended    *time.Time `json:"ended"` // null while it runs
+}
+
+// Step is one idempotent part of an operation.
+type Step struct {
+	Name    string  `json:"name"`
+	State   string  `json:"state"` // pending, running, done, failed, undone
+	Seconds float64 `json:"seconds"`
+}
+
+// OperationList answers GET /v1/operations, newest first.
+type OperationList struct {
+	Operations []Operation `json:"operations"`
+}
+
+// Health answers GET /healthz and GET /readyz.
+type Health struct {
+	Status  string   `json:"status"` // "ok", or "waiting"
+	Reasons []string `json:"reasons,omitempty"`
+}
+
+// OperationHeader is set on every reply that began an operation: the path of the operation.
+const OperationHeader = "Operation-Location"
