@@ -85,3 +85,7 @@ type Health struct {
 
 // OperationHeader is set on every reply that began an operation: the path of the operation.
 const OperationHeader = "Operation-Location"
+
+// ErrorCodeHeader is set on every error reply of both dialects: one of the codes of Problem. The capsule dialect
+// answers 400 for most refusals, so its status alone does not tell a client what went wrong.
+const ErrorCodeHeader = "X-Error-Code"
