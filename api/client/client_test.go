@@ -1,0 +1,228 @@
+package client_test
+
+import (
+	"encoding/pem"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+
+	"github.com/capsuled/capsuled/api/client"
+	"github.com/capsuled/capsuled/api/client/clienttest"
+	"github.com/capsuled/capsuled/api/wire"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// serve runs h on a unix socket and returns a client of it.
+func serve(t *testing.T, h http.Handler) *client.Client {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "cc") // t.TempDir can be longer than a socket's path may be
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(dir, "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &httptest.Server{Listener: l, Config: &http.Server{Handler: h}}
+	server.Start()
+	c := connect(t, client.Options{Socket: socket, UserAgent: "test/1"})
+	t.Cleanup(func() { server.Close(); os.RemoveAll(dir) })
+	return c
+}
+
+func connect(t *testing.T, opt client.Options) *client.Client {
+	t.Helper()
+	c, err := client.New(opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+func secret(t *testing.T, text string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func TestCapsuleLife(t *testing.T) {
+	daemon := clienttest.New()
+	daemon.AddImage(wire.Image{ID: "b1", Name: "base", State: "ACTIVE"})
+	c := serve(t, daemon)
+	wait := func(id string, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if op, err := c.Wait(t.Context(), id, nil); err != nil || op.State != "succeeded" {
+			t.Fatalf("Wait(%s) = %+v, %v", id, op, err)
+		}
+	}
+	yes := true
+	vmid, op, err := c.CreateCapsule(t.Context(), client.NewCapsule{ImageID: "b1", LoginUser: "dcuser", LoginPassword: "p&=%+ é"[:6],
+		MemoryMB: 2048, VCPUs: 2, Type: "DEMO", Consent: &yes, Title: "a & b"})
+	wait(op, err)
+	got, ok := daemon.Capsule(vmid)
+	if !ok || got.State != "SHUTDOWN" || got.MemSize != 2048 || got.VCPUs != 2 || got.VNCLoginPassword != "p&=%+ " || *got.Title != "a & b" {
+		t.Fatalf("created %+v", got)
+	}
+	wait(c.LaunchCapsule(t.Context(), vmid))
+	shown, err := c.ShowCapsules(t.Context(), vmid)
+	if err != nil || shown.Status[0].State != "RUNNING" {
+		t.Fatalf("ShowCapsules = %+v, %v", shown, err)
+	}
+	list, err := c.ListCapsules(t.Context())
+	if err != nil || len(list.VMsInfo) != 1 || list.VMsInfo[0].VMID != vmid {
+		t.Fatalf("ListCapsules = %+v, %v", list, err)
+	}
+	wait(c.StopCapsule(t.Context(), vmid))
+	wait(c.DeleteCapsule(t.Context(), vmid))
+	if all, err := c.ShowCapsules(t.Context(), ""); err != nil || len(all.Status) != 0 {
+		t.Fatalf("after deletion ShowCapsules = %+v, %v", all, err)
+	}
+	ops, err := c.Operations(t.Context(), client.OperationFilter{Target: vmid, State: "succeeded", Limit: 3})
+	var kinds []string
+	for _, op := range ops.Operations {
+		kinds = append(kinds, op.Kind)
+	}
+	if diff := cmp.Diff([]string{"delete", "stop", "launch"}, kinds); err != nil || diff != "" {
+		t.Fatal(err, diff)
+	}
+}
+
+func TestImageLife(t *testing.T) {
+	c := serve(t, clienttest.New())
+	added, err := c.AddImage(t.Context(), wire.NewImage{Name: "base", Path: "/srv/base.qcow2", Public: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Wait(t.Context(), added.Operation.ID, nil); err != nil {
+		t.Fatal(err)
+	}
+	if image, err := c.Image(t.Context(), added.ID); err != nil || image.State != "ACTIVE" || !image.Public {
+		t.Fatalf("Image = %+v, %v", image, err)
+	}
+	removed, err := c.DeleteImage(t.Context(), added.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Wait(t.Context(), removed.Operation.ID, nil); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := c.Images(t.Context()); err != nil || len(list.Images) != 0 {
+		t.Fatalf("Images = %+v, %v", list, err)
+	}
+}
+
+func TestTLSAndToken(t *testing.T) {
+	daemon := clienttest.New()
+	daemon.Token = "abc.def.ghi"
+	server := httptest.NewTLSServer(daemon)
+	defer server.Close()
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	if err := os.WriteFile(ca, block, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	token := secret(t, "abc.def.ghi\n")
+	c := connect(t, client.Options{URL: server.URL + "/", CAFile: ca, TokenFile: token})
+	if _, err := c.ListCapsules(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	// The file is read for each call.
+	if err := os.WriteFile(token, []byte("other"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.ListCapsules(t.Context()); !client.Is(err, client.Unauthorized) {
+		t.Fatalf("with another token: %v", err)
+	}
+	if version, err := c.ServerVersion(t.Context()); version != clienttest.Version || err != nil {
+		t.Fatalf("ServerVersion = %q, %v", version, err)
+	}
+	for _, wrong := range []string{"", "two words", "caf\xc3\xa9", "a\nHost: b"} {
+		if err := os.WriteFile(token, []byte(wrong), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		before := len(daemon.Calls())
+		if _, err := c.ListCapsules(t.Context()); err == nil || len(daemon.Calls()) != before {
+			t.Errorf("token %q was sent (%v)", wrong, err)
+		}
+	}
+	stranger := connect(t, client.Options{URL: server.URL})
+	_, err := stranger.ListCapsules(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "CA file") {
+		t.Errorf("unknown authority: %v", err)
+	}
+}
+
+// A redirect would take the token to whoever it names.
+func TestRedirectIsNotFollowed(t *testing.T) {
+	elsewhere := clienttest.New()
+	there := httptest.NewServer(elsewhere)
+	defer there.Close()
+	here := httptest.NewServer(http.RedirectHandler(there.URL+"/listvms", http.StatusTemporaryRedirect))
+	defer here.Close()
+	c := connect(t, client.Options{URL: here.URL, Token: "abc"})
+	if _, err := c.ListCapsules(t.Context()); err == nil || len(elsewhere.Calls()) != 0 {
+		t.Fatalf("err %v, calls elsewhere %q", err, elsewhere.Calls())
+	}
+}
+
+func TestURLPrefix(t *testing.T) {
+	server := httptest.NewServer(http.StripPrefix("/host7", clienttest.New()))
+	defer server.Close()
+	c := connect(t, client.Options{URL: server.URL + "/host7/"})
+	if _, err := c.Operations(t.Context(), client.OperationFilter{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestOptions(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		opt  client.Options
+		want string // "" for no error
+	}{
+		{"default", client.Options{}, ""},
+		{"loopback in clear", client.Options{URL: "http://127.0.0.1:8080", Token: "a"}, ""},
+		{"loopback 6 in clear", client.Options{URL: "http://[::1]:8080", Token: "a"}, ""},
+		{"token in clear", client.Options{URL: "http://203.0.113.1:8080", Token: "a"}, "in clear"},
+		{"token file in clear", client.Options{URL: "http://127.0.0.1.example.org", TokenFile: "x"}, "in clear"},
+		{"both addresses", client.Options{Socket: "/x", URL: "https://h"}, "exclude"},
+		{"both tokens", client.Options{Token: "a", TokenFile: "b"}, "exclude"},
+		{"password", client.Options{URL: "https://u:hunter2@h"}, "must not hold"},
+		{"bad URL with password", client.Options{URL: "https://u:hunter2@h:port"}, "cannot be parsed"},
+		{"scheme", client.Options{URL: "ftp://h"}, "want http"},
+		{"no host", client.Options{URL: "https:///x"}, "want scheme"},
+		{"query", client.Options{URL: "https://h/?a=b"}, "want scheme"},
+		{"CA and socket", client.Options{CAFile: "x"}, "https"},
+		{"CA and http", client.Options{CAFile: "x", URL: "http://h"}, "https"},
+		{"CA missing", client.Options{CAFile: "/nonexistent/ca", URL: "https://h"}, "no such file"},
+		{"CA not PEM", client.Options{CAFile: secret(t, "hello"), URL: "https://h"}, "no PEM"},
+		{"timeout", client.Options{Timeout: -time.Second}, "negative"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := client.New(tt.opt)
+			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("New = %v, want %q", err, tt.want)
+			}
+			if err != nil && strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("the error shows the password: %v", err)
+			}
+		})
+	}
+}

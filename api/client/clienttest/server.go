@@ -1,0 +1,183 @@
+package clienttest
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"unicode/utf8"
+
+	"github.com/capsuled/capsuled/api/wire"
+)
+
+// Version is what the Server header names.
+const Version = "9.8.7-test"
+
+// Server is the stand-in: an http.Handler.
+type Server struct {
+	// Token, if not empty, is what every call but the health checks must bear. Set it before serving.
+	Token string
+
+	mux *http.ServeMux
+
+	mu       sync.Mutex // guards all below
+	capsules []*capsule
+	images   []*wire.Image
+	ops      []*operation // oldest first
+	made     int
+	held     bool
+	waiting  []string // reasons of /readyz
+	polled   chan struct{}
+	failures map[string]failure // by kind of operation
+	refusals []wire.Problem
+	drops    int
+	calls    []string
+}
+
+type capsule struct {
+	wire.Status
+	own bool
+}
+
+type failure struct{ step, code, cause string }
+
+// New returns a server without capsules or images.
+func New() *Server {
+	s := &Server{mux: http.NewServeMux(), polled: make(chan struct{}, 1), failures: map[string]failure{}}
+	s.mux.HandleFunc("POST /createvm", s.form(s.create, "imageid", "loginusername", "loginpassword", "memory", "vcpu",
+		"type", "consent", "full_access", "title", "desc_nature", "desc_requirement", "desc_links", "desc_outside_data",
+		"rr_data_files", "rr_result_usage"))
+	s.mux.HandleFunc("POST /launchvm", s.form(s.launch, "vmid"))
+	s.mux.HandleFunc("POST /stopvm", s.form(s.stop, "vmid"))
+	s.mux.HandleFunc("POST /deletevm", s.form(s.remove, "vmid"))
+	s.mux.HandleFunc("POST /show", s.form(s.show, "vmid"))
+	s.mux.HandleFunc("GET /listvms", s.list)
+	s.mux.HandleFunc("GET /v1/images", s.listImages)
+	s.mux.HandleFunc("POST /v1/images", s.addImage)
+	s.mux.HandleFunc("GET /v1/images/{id}", s.showImage)
+	s.mux.HandleFunc("DELETE /v1/images/{id}", s.deleteImage)
+	s.mux.HandleFunc("GET /v1/operations", s.listOperations)
+	s.mux.HandleFunc("GET /v1/operations/{id}", s.showOperation)
+	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, wire.Health{Status: "ok"}) })
+	s.mux.HandleFunc("GET /readyz", s.ready)
+	return s
+}
+
+// ServeHTTP checks identity and what tests have ordered, then serves the call with the state locked.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls = append(s.calls, r.Method+" "+r.URL.Path)
+	w.Header().Set("Server", "capsuled/"+Version)
+	w.Header().Set("X-Request-Id", fmt.Sprintf("req-%d", len(s.calls)))
+	open := r.URL.Path == "/healthz" || r.URL.Path == "/readyz"
+	switch {
+	case s.drops > 0:
+		s.drops--
+		panic(http.ErrAbortHandler) // closes the connection without an answer
+	case !open && s.Token != "" && r.Header.Get("Authorization") != "Bearer "+s.Token:
+		refuse(w, r, "unauthorized", "no identity")
+	case !open && len(s.refusals) > 0:
+		refuse(w, r, s.refusals[0].Code, s.refusals[0].Message)
+		s.refusals = s.refusals[1:]
+	default:
+		s.mux.ServeHTTP(w, r)
+	}
+}
+
+// Refuse makes the next call fail with code and message.
+func (s *Server) Refuse(code, message string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refusals = append(s.refusals, wire.Problem{Code: code, Message: message})
+}
+
+// Drop closes the connections of the next n calls without an answer, as a daemon that is killed does.
+func (s *Server) Drop(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drops = n
+}
+
+// NotReady makes /readyz give these reasons; without any it is ready again.
+func (s *Server) NotReady(reasons ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waiting = reasons
+}
+
+// Calls returns every call so far, as "METHOD /path".
+func (s *Server) Calls() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.calls)
+}
+
+func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
+	if len(s.waiting) > 0 {
+		reply(w, http.StatusServiceUnavailable, wire.Health{Status: "waiting", Reasons: s.waiting})
+		return
+	}
+	reply(w, http.StatusOK, wire.Health{Status: "ok"})
+}
+
+// nextID returns ids that share a long beginning, so that prefixes can be ambiguous.
+func (s *Server) nextID(letter string) string {
+	s.made++
+	return fmt.Sprintf("%s%07x-0000-4000-8000-000000000000", letter, s.made)
+}
+
+// form decodes the capsule dialect as strictly as the daemon does.
+func (s *Server) form(next func(http.ResponseWriter, *http.Request, url.Values), allowed ...string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+		if kind != "application/x-www-form-urlencoded" {
+			refuse(w, r, "invalid", "want a form, not "+kind)
+			return
+		}
+		if r.ParseForm() != nil || r.URL.RawQuery != "" {
+			refuse(w, r, "invalid", "bad form")
+			return
+		}
+		for _, name := range slices.Sorted(maps.Keys(r.PostForm)) {
+			values := r.PostForm[name]
+			if !slices.Contains(allowed, name) || len(values) != 1 || !utf8.ValidString(values[0]) {
+				refuse(w, r, "invalid", "bad parameter "+name)
+				return
+			}
+		}
+		next(w, r, r.PostForm)
+	}
+}
+
+func reply(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(body)
+}
+
+// statuses of the two dialects, where they differ from 400 and 500.
+var (
+	nativeStatus = map[string]int{"invalid": 400, "unauthorized": 401, "forbidden": 403, "over_quota": 403, "not_found": 404,
+		"conflict": 409, "busy": 409, "unsupported": 501, "unavailable": 503, "exhausted": 507, "internal": 500}
+	capsuleStatus = map[string]int{"unauthorized": 401, "exhausted": 500, "internal": 500, "unsupported": 501, "unavailable": 503}
+)
+
+// refuse answers in the dialect of the path.
+func refuse(w http.ResponseWriter, r *http.Request, code, message string) {
+	w.Header().Set(wire.ErrorCodeHeader, code)
+	if strings.HasPrefix(r.URL.Path, "/v1/") {
+		reply(w, nativeStatus[code], wire.Problem{Code: code, Message: message, Request: w.Header().Get("X-Request-Id")})
+		return
+	}
+	status := capsuleStatus[code]
+	if status == 0 {
+		status = http.StatusBadRequest
+	}
+	reply(w, status, wire.Error{StatusCode: status, Description: message})
+}

@@ -1,0 +1,239 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/capsuled/capsuled/api/client"
+	"github.com/capsuled/capsuled/api/client/clienttest"
+	"github.com/capsuled/capsuled/api/wire"
+)
+
+// answer is a handler that says the same to everybody.
+func answer(status int, header map[string]string, body string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		for name, value := range header {
+			w.Header().Set(name, value)
+		}
+		w.WriteHeader(status)
+		w.Write([]byte(body))
+	})
+}
+
+func TestErrorDecoding(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		status int
+		header map[string]string
+		body   string
+		want   client.Error
+	}{
+		{"capsule dialect", 400, map[string]string{wire.ErrorCodeHeader: "busy", "X-Request-Id": "r1"},
+			`{"statusCode":400,"description":"wait"}`, client.Error{Status: 400, Code: "busy", Message: "wait", RequestID: "r1"}},
+		{"capsule dialect without code", 400, nil,
+			`{"statusCode":400,"description":"no"}`, client.Error{Status: 400, Code: "invalid", Message: "no"}},
+		{"native dialect", 409, nil, `{"code":"conflict","message":"taken","request_id":"r2"}`,
+			client.Error{Status: 409, Code: "conflict", Message: "taken", RequestID: "r2"}},
+		{"header before body", 409, map[string]string{wire.ErrorCodeHeader: "busy"}, `{"code":"conflict","message":"m"}`,
+			client.Error{Status: 409, Code: "busy", Message: "m"}},
+		{"unknown code", 404, map[string]string{wire.ErrorCodeHeader: "teapot"}, `{"code":"kettle","message":"m"}`,
+			client.Error{Status: 404, Code: "not_found", Message: "m"}},
+		{"proxy's page", 502, nil, "<html>\x1b]0;hi</html>",
+			client.Error{Status: 502, Code: "unavailable", Message: "the daemon answered 502 Bad Gateway"}},
+		{"empty", 507, nil, "", client.Error{Status: 507, Code: "exhausted", Message: "the daemon answered 507 Insufficient Storage"}},
+		{"odd status", 418, nil, "", client.Error{Status: 418, Code: "internal", Message: "the daemon answered 418 I'm a teapot"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := serve(t, answer(tt.status, tt.header, tt.body))
+			_, err := c.ShowCapsules(t.Context(), "")
+			got, ok := errors.AsType[*client.Error](err)
+			if !ok {
+				t.Fatalf("got %v", err)
+			}
+			if diff := cmp.Diff(tt.want, *got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestRepliesThatAreNone(t *testing.T) {
+	for name, h := range map[string]http.Handler{
+		"not JSON":      answer(200, nil, "<html>"),
+		"trailing data": answer(200, nil, `{"status":[]}{"status":[]}`),
+		"wrong type":    answer(200, nil, `{"status":"x"}`),
+		"empty":         answer(200, nil, ""),
+		"redirect":      answer(302, map[string]string{"Location": "http://example.org/"}, ""),
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := serve(t, h).ShowCapsules(t.Context(), ""); err == nil || !strings.Contains(err.Error(), "is that capsuled?") {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+func TestIDsNeverLeaveTheirPlace(t *testing.T) {
+	daemon := clienttest.New()
+	c := serve(t, daemon)
+	for _, id := range []string{"", ".", "..", "../images", "a/b", "a?b", "a%2fb", "a\nb", strings.Repeat("a", 65)} {
+		_, imageErr := c.Image(t.Context(), id)
+		_, deleteErr := c.DeleteImage(t.Context(), id)
+		_, operationErr := c.Operation(t.Context(), id, 0)
+		_, launchErr := c.LaunchCapsule(t.Context(), id)
+		for _, err := range []error{imageErr, deleteErr, operationErr, launchErr} {
+			if !client.Is(err, client.Invalid) {
+				t.Errorf("id %q: %v", id, err)
+			}
+		}
+	}
+	if calls := daemon.Calls(); len(calls) != 0 {
+		t.Errorf("calls were made: %q", calls)
+	}
+}
+
+// The operation's path comes from the other side and ends in a path and on a terminal.
+func TestOperationLocation(t *testing.T) {
+	for location, want := range map[string]string{
+		"/v1/operations/abc-1":                 "abc-1",
+		"https://h:8080/x/v1/operations/abc-1": "abc-1",
+		"":                                     "",
+		"/v1/operations/":                      "",
+		"/v1/operations/../images/x":           "",
+		"/v1/operations/a?b":                   "",
+		"/elsewhere/abc":                       "",
+	} {
+		c := serve(t, answer(200, map[string]string{wire.OperationHeader: location}, ""))
+		if got, err := c.LaunchCapsule(t.Context(), "a1"); got != want || err != nil {
+			t.Errorf("%q: %q, %v; want %q", location, got, err, want)
+		}
+	}
+}
+
+func TestUnreachable(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "none.sock")
+	_, err := connect(t, client.Options{Socket: missing}).ListCapsules(t.Context())
+	want := "cannot reach capsuled at unix socket " + missing + ": no such file or directory: is it running? (systemctl status capsuled)"
+	if _, ok := errors.AsType[*client.Unreachable](err); !ok || err.Error() != want {
+		t.Errorf("got  %v\nwant %s", err, want)
+	}
+
+	daemon := clienttest.New()
+	daemon.Drop(1)
+	_, err = serve(t, daemon).LaunchCapsule(t.Context(), "a1")
+	if _, ok := errors.AsType[*client.Unreachable](err); !ok || !strings.Contains(err.Error(), "ended before an answer") {
+		t.Errorf("dropped: %v", err)
+	}
+	if calls := daemon.Calls(); len(calls) != 1 {
+		t.Errorf("a call that changes something was repeated: %q", calls)
+	}
+}
+
+func TestNoAnswerInTime(t *testing.T) {
+	silent := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	c := serve(t, silent)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := c.ListCapsules(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	socket := strings.TrimPrefix(c.Target(), "unix socket ")
+	_, err := connect(t, client.Options{Socket: socket, Timeout: time.Millisecond}).ListCapsules(t.Context())
+	if _, ok := errors.AsType[*client.Unreachable](err); !ok || !strings.Contains(err.Error(), "no answer within 1ms") {
+		t.Errorf("timeout: %v", err)
+	}
+}
+
+func TestReady(t *testing.T) {
+	daemon := clienttest.New()
+	c := serve(t, daemon)
+	daemon.NotReady("libvirt: connection refused")
+	h, err := c.Ready(t.Context())
+	if diff := cmp.Diff(wire.Health{Status: "waiting", Reasons: []string{"libvirt: connection refused"}}, h); err != nil || diff != "" {
+		t.Error(err, diff)
+	}
+	daemon.NotReady()
+	if h, err := c.Ready(t.Context()); err != nil || h.Status != "ok" {
+		t.Error(h, err)
+	}
+	for _, body := range []string{"<html>", "{}", `{"message":"x"}`} {
+		if h, err := serve(t, answer(503, nil, body)).Ready(t.Context()); !client.Is(err, client.Unavailable) {
+			t.Errorf("%s: %+v, %v", body, h, err)
+		}
+	}
+	if h, err := c.Health(t.Context()); err != nil || h.Status != "ok" {
+		t.Error(h, err)
+	}
+}
+
+func TestWait(t *testing.T) {
+	start := func(t *testing.T) (*clienttest.Server, *client.Client, string) {
+		daemon := clienttest.New()
+		c := serve(t, daemon)
+		added, err := c.AddImage(t.Context(), wire.NewImage{Name: "i", Path: "/i"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return daemon, c, added.Operation.ID
+	}
+	t.Run("every step is seen", func(t *testing.T) {
+		_, c, id := start(t)
+		var steps []string
+		if _, err := c.Wait(t.Context(), id, func(op wire.Operation) { steps = append(steps, op.Step) }); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]string{"inspect", "copy", "commit", "commit"}, steps); diff != "" {
+			t.Error(diff)
+		}
+	})
+	t.Run("a failed operation is no error of Wait", func(t *testing.T) {
+		daemon, c, id := start(t)
+		daemon.Fail("image-add", "copy", "exhausted", "no space left")
+		op, err := c.Wait(t.Context(), id, nil)
+		if err != nil || op.State != "failed" || op.Code != "exhausted" || op.Cause != "no space left" {
+			t.Errorf("%+v, %v", op, err)
+		}
+	})
+	t.Run("the daemon goes away and comes back", func(t *testing.T) {
+		daemon, c, id := start(t)
+		polls := 0
+		op, err := c.Wait(t.Context(), id, func(wire.Operation) {
+			if polls++; polls == 1 {
+				daemon.Drop(2)
+				daemon.Refuse("unavailable", "starting")
+			}
+		})
+		if err != nil || op.State != "succeeded" {
+			t.Errorf("%+v, %v", op, err)
+		}
+	})
+	t.Run("an unknown operation is not waited for", func(t *testing.T) {
+		_, c, _ := start(t)
+		if _, err := c.Wait(t.Context(), "nope", nil); !client.Is(err, client.NotFound) {
+			t.Error(err)
+		}
+	})
+	t.Run("a daemon that was never there is not waited for", func(t *testing.T) {
+		daemon, c, id := start(t)
+		daemon.Drop(2) // net/http itself asks once more on a connection that was idle
+		if _, err := c.Wait(t.Context(), id, nil); err == nil {
+			t.Error("no error")
+		}
+	})
+	t.Run("the caller stops waiting", func(t *testing.T) {
+		daemon, c, id := start(t)
+		daemon.Hold()
+		ctx, cancel := context.WithCancel(t.Context())
+		_, err := c.Wait(ctx, id, func(wire.Operation) { cancel() })
+		if !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+}
