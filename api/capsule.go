@@ -1,0 +1,130 @@
+package api
+
+import (
+	"net/http"
+
+	"github.com/capsuled/capsuled/api/wire"
+	"github.com/capsuled/capsuled/daemon"
+)
+
+// What the calls of the capsule dialect allow. Lengths are those of the contract's columns; the upper bounds of numbers
+// only keep them sane, quotas and the host's size decide.
+var (
+	createParams = params{
+		{name: "imageid", required: true, check: matching(`[A-Za-z0-9._-]{1,128}`, "1 to 128 letters, digits, dots, dashes or underscores")},
+		{name: "loginusername", required: true, check: matching(`[A-Za-z0-9_][A-Za-z0-9._@+-]{0,127}`, "1 to 128 letters, digits or . _ @ + -")},
+		{name: "loginpassword", required: true, check: matching(`[ -~]{1,8}`, "1 to 8 printable ASCII characters")},
+		{name: "memory", check: number(1, 1<<24)},
+		{name: "vcpu", check: number(1, 1024)},
+		{name: "type", check: oneOf(string(daemon.Demo), string(daemon.Research), string(daemon.ResearchFull))},
+		{name: "consent", check: flag},
+		{name: "full_access", check: flag},
+		{name: "title", check: line(0, 256)},
+		{name: "desc_nature", check: text(2048)},
+		{name: "desc_requirement", check: text(2048)},
+		{name: "desc_links", check: text(2048)},
+		{name: "desc_outside_data", check: text(2048)},
+		{name: "rr_data_files", check: text(2048)},
+		{name: "rr_result_usage", check: text(2048)},
+	}
+	vmidParams = params{{name: "vmid", required: true, check: canonicalUUID}}
+	showParams = params{{name: "vmid", check: canonicalUUID}}
+	noParams   = params{}
+)
+
+func (s *Server) createCapsule(w http.ResponseWriter, r *http.Request, c daemon.Caller) (reply, error) {
+	f, err := readForm(w, r, createParams)
+	if err != nil {
+		return reply{}, err
+	}
+	capsule, op, err := s.daemon.CreateCapsule(r.Context(), c, newCapsule(f))
+	if err != nil {
+		return reply{}, err
+	}
+	return reply{body: wire.Created{VMID: capsule.ID}, operation: op.ID}, nil
+}
+
+func newCapsule(f fields) daemon.NewCapsule {
+	return daemon.NewCapsule{
+		ImageID:       f["imageid"],
+		LoginUser:     f["loginusername"],
+		LoginPassword: f["loginpassword"],
+		MemoryMB:      f.number("memory"),
+		VCPUs:         f.number("vcpu"),
+		Type:          daemon.Type(f["type"]),
+		Consent:       f.flag("consent"),
+		FullAccess:    f.flag("full_access"),
+		About: daemon.About{
+			Title:           f.text("title"),
+			DescNature:      f.text("desc_nature"),
+			DescRequirement: f.text("desc_requirement"),
+			DescLinks:       f.text("desc_links"),
+			DescOutsideData: f.text("desc_outside_data"),
+			RRDataFiles:     f.text("rr_data_files"),
+			RRResultUsage:   f.text("rr_result_usage"),
+		},
+	}
+}
+
+func (s *Server) launchCapsule(w http.ResponseWriter, r *http.Request, c daemon.Caller) (reply, error) {
+	id, err := readVMID(w, r)
+	if err != nil {
+		return reply{}, err
+	}
+	op, err := s.daemon.LaunchCapsule(r.Context(), c, id)
+	return reply{operation: op.ID}, err
+}
+
+func (s *Server) stopCapsule(w http.ResponseWriter, r *http.Request, c daemon.Caller) (reply, error) {
+	id, err := readVMID(w, r)
+	if err != nil {
+		return reply{}, err
+	}
+	op, err := s.daemon.StopCapsule(r.Context(), c, id)
+	return reply{operation: op.ID}, err
+}
+
+func (s *Server) deleteCapsule(w http.ResponseWriter, r *http.Request, c daemon.Caller) (reply, error) {
+	id, err := readVMID(w, r)
+	if err != nil {
+		return reply{}, err
+	}
+	op, err := s.daemon.DeleteCapsule(r.Context(), c, id)
+	return reply{operation: op.ID}, err
+}
+
+func readVMID(w http.ResponseWriter, r *http.Request) (string, error) {
+	f, err := readForm(w, r, vmidParams)
+	return f["vmid"], err
+}
+
+func (s *Server) showCapsules(w http.ResponseWriter, r *http.Request, c daemon.Caller) (reply, error) {
+	f, err := readForm(w, r, showParams)
+	if err != nil {
+		return reply{}, err
+	}
+	found, err := s.daemon.ShowCapsules(r.Context(), c, f["vmid"])
+	if err != nil {
+		return reply{}, err
+	}
+	list := wire.StatusList{Status: make([]wire.Status, len(found))}
+	for i, capsule := range found {
+		list.Status[i] = status(capsule)
+	}
+	return reply{body: list}, nil
+}
+
+func (s *Server) listCapsules(_ http.ResponseWriter, r *http.Request, c daemon.Caller) (reply, error) {
+	if _, err := readQuery(r, noParams); err != nil {
+		return reply{}, err
+	}
+	found, err := s.daemon.ListCapsules(r.Context(), c)
+	if err != nil {
+		return reply{}, err
+	}
+	list := wire.VMList{VMsInfo: make([]wire.VMInfo, len(found))}
+	for i, capsule := range found {
+		list.VMsInfo[i] = vmInfo(capsule)
+	}
+	return reply{body: list}, nil
+}

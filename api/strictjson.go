@@ -1,0 +1,92 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"reflect"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/capsuled/capsuled/daemon"
+)
+
+// decodeJSON reads one flat object into the struct that into points to. Names must match exactly (encoding/json alone
+// would fold case), each at most once, none unknown, no null; and nothing may follow. It never fails but with a
+// *daemon.Error.
+func decodeJSON(body string, into any) error {
+	if !utf8.ValidString(body) {
+		return invalid("the body must be UTF-8")
+	}
+	known := jsonNames(reflect.TypeOf(into).Elem())
+	dec := json.NewDecoder(strings.NewReader(body))
+	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
+		return malformed(err)
+	}
+	seen := map[string]bool{}
+	for dec.More() {
+		t, err := dec.Token()
+		name, ok := t.(string)
+		if err != nil || !ok {
+			return malformed(err)
+		}
+		var value json.RawMessage
+		if err := dec.Decode(&value); err != nil {
+			return malformed(err)
+		}
+		switch {
+		case !slices.Contains(known, name):
+			return invalid("%s", nameParams(known).unknown([]string{name}))
+		case seen[name]:
+			return invalid("%s is given more than once", name)
+		case bytes.Equal(value, []byte("null")):
+			return invalid("%s must not be null", name)
+		}
+		seen[name] = true
+	}
+	if _, err := dec.Token(); err != nil {
+		return malformed(err)
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return invalid("the body must be one JSON object and nothing after it")
+	}
+	err := json.Unmarshal([]byte(body), into)
+	if t, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return invalid("%s must be a %s, not a %s", t.Field, jsonKind(t.Type), t.Value)
+	}
+	if err != nil {
+		return malformed(err)
+	}
+	return nil
+}
+
+func malformed(err error) error {
+	return &daemon.Error{Code: daemon.Invalid, Message: "the body must be one JSON object", Err: err}
+}
+
+// jsonNames are the names of t's fields as they travel.
+func jsonNames(t reflect.Type) []string {
+	var names []string
+	for f := range t.Fields() {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		names = append(names, name)
+	}
+	return names
+}
+
+func nameParams(names []string) params {
+	ps := make(params, len(names))
+	for i, n := range names {
+		ps[i].name = n
+	}
+	return ps
+}
+
+func jsonKind(t reflect.Type) string {
+	if t.Kind() == reflect.Bool {
+		return "boolean"
+	}
+	return t.Kind().String()
+}

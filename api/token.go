@@ -1,0 +1,118 @@
+package api
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/capsuled/capsuled/daemon"
+)
+
+// tokenLeeway forgives clocks that differ a little.
+const tokenLeeway = 10 * time.Second
+
+// tokens turns bearer tokens into callers.
+type tokens struct {
+	secret *secretFile // nil: none is configured, and no token is accepted
+	admins []string    // guids that are administrators whatever their token says
+	parser *jwt.Parser
+}
+
+// claims is what a token may say. exp and sub are required; guid defaults to sub.
+type claims struct {
+	jwt.RegisteredClaims
+	GUID    string   `json:"guid"`
+	Email   string   `json:"email"`
+	Project string   `json:"project"`
+	Roles   []string `json:"roles"`
+}
+
+func newTokens(secretPath string, admins []string) (*tokens, error) {
+	t := &tokens{
+		admins: slices.Clone(admins),
+		// The algorithm is pinned: a token chooses neither "none" nor a public key as HMAC secret.
+		parser: jwt.NewParser(jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}), jwt.WithExpirationRequired(),
+			jwt.WithIssuedAt(), jwt.WithLeeway(tokenLeeway), jwt.WithStrictDecoding()),
+	}
+	for _, a := range admins {
+		if err := checkGUID(a); err != nil {
+			return nil, fmt.Errorf("api: administrator %q: %w", a, err)
+		}
+	}
+	if secretPath == "" {
+		return t, nil
+	}
+	var err error
+	t.secret, err = openSecret(secretPath)
+	return t, err
+}
+
+// verify returns the caller that token names, without From and Request.
+func (t *tokens) verify(token string) (daemon.Caller, error) {
+	if t.secret == nil {
+		return daemon.Caller{}, unauthorized(nil, "this host accepts no tokens")
+	}
+	secret, err := t.secret.read()
+	if err != nil {
+		return daemon.Caller{}, &daemon.Error{Code: daemon.Unavailable, Message: "identities cannot be verified now", Err: err}
+	}
+	var c claims
+	if _, err := t.parser.ParseWithClaims(token, &c, func(*jwt.Token) (any, error) { return secret, nil }); err != nil {
+		return daemon.Caller{}, unauthorized(err, "the token is not valid, or no longer")
+	}
+	caller, err := c.caller()
+	if err != nil {
+		return daemon.Caller{}, unauthorized(err, "the token is not valid: %v", err)
+	}
+	if slices.Contains(t.admins, caller.GUID) && !slices.Contains(caller.Roles, daemon.RoleAdmin) {
+		caller.Roles = append(caller.Roles, daemon.RoleAdmin)
+	}
+	return caller, nil
+}
+
+// caller checks what the signature cannot: that the claims can go into records, logs and labels.
+func (c claims) caller() (daemon.Caller, error) {
+	if c.Subject == "" {
+		return daemon.Caller{}, fmt.Errorf("sub is missing")
+	}
+	guid := c.GUID
+	if guid == "" {
+		guid = c.Subject
+	}
+	if err := checkGUID(guid); err != nil {
+		return daemon.Caller{}, fmt.Errorf("guid %w", err)
+	}
+	if err := checkText(c.Email, 0, 128, ""); err != nil {
+		return daemon.Caller{}, fmt.Errorf("email %w", err)
+	}
+	if err := checkText(c.Project, 0, 64, ""); err != nil {
+		return daemon.Caller{}, fmt.Errorf("project %w", err)
+	}
+	// Roles that mean nothing here may mean something elsewhere; they are dropped, not refused.
+	roles := slices.DeleteFunc(slices.Clone(c.Roles), func(r string) bool {
+		return r != daemon.RoleAdmin && r != daemon.RoleMetrics
+	})
+	return daemon.Caller{GUID: guid, Email: c.Email, Project: c.Project, Roles: roles}, nil
+}
+
+var guidPattern = regexp.MustCompile(`\A[A-Za-z0-9][A-Za-z0-9._@:+-]{0,63}\z`)
+
+// localPrefix begins the guid of everybody who came over the unix socket, but for root.
+const localPrefix = "local:"
+
+// checkGUID accepts what can be written anywhere, and nothing that names a local administrator or the daemon: else an
+// identity provider's user "root" would own what the host's root made.
+func checkGUID(guid string) error {
+	if !guidPattern.MatchString(guid) {
+		return fmt.Errorf("must be 1 to 64 of A-Z a-z 0-9 . _ @ : + -, beginning with a letter or digit")
+	}
+	folded := strings.ToLower(guid)
+	if folded == "root" || folded == "daemon" || strings.HasPrefix(folded, localPrefix) {
+		return fmt.Errorf("is reserved")
+	}
+	return nil
+}
