@@ -1,0 +1,244 @@
+package imagestore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"regexp"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	methodReflink = "reflink"
+	methodOverlay = "overlay"
+
+	diskName  = "disk"
+	pinPrefix = "base-"
+	serialLog = "serial.log"
+)
+
+// A clone's directory holds NAME.FORMAT for each disk, and base-NAME.FORMAT beside it if the disk is an overlay.
+// Formats are in the names because a guest can write any header into a raw disk of its own.
+var (
+	keyPattern  = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+	namePattern = regexp.MustCompile(`^[a-z][a-z0-9_]{0,15}$`) // fits an ext4 label too
+)
+
+// checkKey passes canonical lower-case UUIDs only: a key becomes the name of a directory.
+func checkKey(key string) error {
+	if !keyPattern.MatchString(key) {
+		return fmt.Errorf("%w: key is not a lower-case UUID", ErrInvalid)
+	}
+	return nil
+}
+
+// Clone gives the clone directory of key, which is made if it is absent, a writable disk with the contents of
+// image d: a reflink where the file system can, else an overlay whose base is pinned beside it. The image can
+// be removed afterwards. The time that it takes does not grow with the image, and the disk is durable when it
+// returns. A finished disk is returned as it is, whatever d says: a key is for one image. A half-made one is
+// replaced. ErrNotFound if there is no such image, ErrExhausted if the disk is full, ErrInvalid for bad
+// arguments.
+func (s *Store) Clone(ctx context.Context, key string, d Digest) (File, error) {
+	open := func() (backing, error) { return s.openImage(ctx, d) }
+	f, err := s.cloneAs(ctx, key, diskName, open)
+	if err != nil {
+		return File{}, failed("clone to", fmt.Sprintf("%.80q", key), err)
+	}
+	return f, nil
+}
+
+// cloneAs makes the disk of one name in the directory of key, unless it is there.
+func (s *Store) cloneAs(ctx context.Context, key, name string, open func() (backing, error)) (_ File, err error) {
+	if err := errors.Join(ctx.Err(), checkKey(key)); err != nil {
+		return File{}, err
+	}
+	began := time.Now()
+	defer s.keys.lock(key)()
+	if f, err := s.existing(key, name); err == nil || !errors.Is(err, ErrNotFound) {
+		return f, err
+	}
+	b, err := open()
+	if err != nil {
+		return File{}, err
+	}
+	defer b.file.Close()
+	if err := s.room(0); err != nil {
+		return File{}, err
+	}
+	dir, created, err := s.capsules.make(key, 0o710, s.opt.ReaderGID)
+	if err != nil {
+		return File{}, err
+	}
+	defer func() {
+		dir.close()
+		if err != nil && created {
+			_ = s.capsules.removeEmpty(key) // what else is in it keeps it; the owner erases it
+		}
+	}()
+	f, err := s.fill(dir, name, b)
+	if err != nil {
+		return File{}, err
+	}
+	if created {
+		err = s.capsules.sync()
+	}
+	s.metrics.cloneDuration.WithLabelValues(f.Method).Observe(time.Since(began).Seconds())
+	return f, err
+}
+
+// existing returns a finished disk, ErrNotFound if there is none.
+func (s *Store) existing(key, name string) (File, error) {
+	files, err := s.list(key)
+	if err != nil {
+		return File{}, err
+	}
+	f, ok := files[name]
+	if !ok {
+		return File{}, fmt.Errorf("%w: disk %s", ErrNotFound, name)
+	}
+	return f, nil
+}
+
+// fill makes one disk in a clone's directory: pin, bytes, name, in this order and each durable before the next
+// counts. Nothing of it stays after an error.
+func (s *Store) fill(dir *directory, name string, b backing) (_ File, err error) {
+	if err := dir.removePins(name); err != nil { // of an earlier attempt; it would make a reflink look like an overlay
+		return File{}, err
+	}
+	partial := partialPrefix + name
+	if err := dir.remove(partial); err != nil {
+		return File{}, err
+	}
+	to, err := dir.create(partial)
+	if err != nil {
+		return File{}, err
+	}
+	defer func() {
+		err = errors.Join(err, to.Close())
+		if err != nil {
+			err = errors.Join(err, dir.remove(partial), dir.removePins(name))
+		}
+	}()
+	f := File{Format: b.format, Method: methodReflink}
+	if s.reflink {
+		err = unix.IoctlFileClone(int(to.Fd()), int(b.file.Fd()))
+	}
+	if !s.reflink || cannotReflink(err) {
+		f = File{Format: Qcow2, BaseFormat: b.format, Method: methodOverlay}
+		pin := pinPrefix + name + "." + string(b.format)
+		f.Base = dir.path(pin)
+		err = errors.Join(b.pin(dir, pin), writeOverlay(to, b.virtualBytes, pin, b.format))
+	}
+	if err != nil {
+		return File{}, err
+	}
+	if err = to.Sync(); err != nil {
+		return File{}, err
+	}
+	final := name + "." + string(f.Format)
+	f.Path = dir.path(final)
+	if err = dir.rename(partial, dir, final); err != nil {
+		return File{}, err
+	}
+	return f, dir.sync()
+}
+
+// pin links the backing file into a clone's directory, and makes sure that it is the file that was opened.
+func (b backing) pin(dir *directory, as string) error {
+	if err := b.dir.link(b.name, dir, as); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%w: removed meanwhile: %w", ErrNotFound, err)
+		}
+		return err
+	}
+	_, opened, err := identify(b.file)
+	if err != nil {
+		return err
+	}
+	if linked, err := dir.stat(as); err != nil || linked.Ino != opened.Ino || linked.Dev != opened.Dev {
+		return errors.Join(err, dir.wrap("link", as, errors.New("the backing file was replaced meanwhile")))
+	}
+	return nil
+}
+
+// removePins drops the links to the backing file of one disk.
+func (d *directory) removePins(name string) error {
+	var err error
+	for _, f := range formats {
+		err = errors.Join(err, d.remove(pinPrefix+name+"."+string(f)))
+	}
+	return err
+}
+
+// Files lists the finished disks in the clone directory of key by name: "disk", and the names of its volumes.
+// ErrNotFound if there is no directory, ErrInvalid if key is no UUID.
+func (s *Store) Files(ctx context.Context, key string) (map[string]File, error) {
+	err := errors.Join(ctx.Err(), checkKey(key))
+	if err != nil {
+		return nil, failed("list", fmt.Sprintf("%.80q", key), err)
+	}
+	files, err := s.list(key)
+	if err != nil {
+		return nil, failed("list", key, err)
+	}
+	return files, nil
+}
+
+func (s *Store) list(key string) (map[string]File, error) {
+	dir, err := s.capsules.at(key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: clone directory", ErrNotFound)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer dir.close()
+	names, err := dir.names()
+	if err != nil {
+		return nil, err
+	}
+	files, pins := map[string]File{}, map[string]Format{}
+	for _, file := range names {
+		name, extension, _ := strings.Cut(file, ".")
+		format := Format(extension)
+		if format != Raw && format != Qcow2 {
+			continue
+		}
+		if pinned, ok := strings.CutPrefix(name, pinPrefix); ok {
+			pins[pinned] = format
+			continue
+		}
+		if !namePattern.MatchString(name) {
+			continue
+		}
+		st, err := dir.stat(file)
+		if err != nil {
+			return nil, err
+		}
+		if st.Mode&unix.S_IFMT != unix.S_IFREG {
+			return nil, dir.wrap("list", file, errors.New("not a regular file"))
+		}
+		files[name] = File{Path: dir.path(file), Format: format, Method: methodReflink}
+	}
+	for name, format := range pins {
+		if f, ok := files[name]; ok {
+			f.Base, f.BaseFormat, f.Method = dir.path(pinPrefix+name+"."+string(format)), format, methodOverlay
+			files[name] = f
+		}
+	}
+	return files, nil
+}
+
+// SerialLog is where the console log of key goes, in its clone directory so that it is erased with it. It is a
+// path only: nothing is made. It is "" if key is no UUID.
+func (s *Store) SerialLog(key string) string {
+	if checkKey(key) != nil {
+		return ""
+	}
+	return strings.Join([]string{s.capsules.f.Name(), key, serialLog}, string(os.PathSeparator))
+}

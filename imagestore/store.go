@@ -1,0 +1,218 @@
+package imagestore
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
+)
+
+// Options say where the store is and how it shares the machine.
+type Options struct {
+	// Dir is the state directory, absolute; it is made if it is absent. Everything lies below it.
+	Dir string
+	// ReaderGID is the group that QEMU runs as: it may read images and templates through their pins, and
+	// search clone directories. -1 leaves them to root's.
+	ReaderGID int
+	// ReserveBytes of the file system stay free: work that would leave less is refused with ErrExhausted.
+	ReserveBytes int64
+	// Log is required.
+	Log *slog.Logger
+	// Registerer takes the store's metrics; nil for none.
+	Registerer prometheus.Registerer
+}
+
+// Store keeps images and what is cloned from them. Its methods may be called at the same time.
+type Store struct {
+	opt     Options
+	metrics *metrics
+	reflink bool // whether a file of images can be reflinked into capsules
+
+	root, images, incoming, templates, capsules *directory
+
+	keys keyLocks // one job at a time in a clone's directory
+
+	prepare sync.Mutex // one Prepare at a time: both would format the same template
+
+	mu   sync.Mutex      // guards live
+	live map[string]bool // names in incoming that an Import of this process is filling
+}
+
+const (
+	partialPrefix = ".new-"     // a file or template that is not finished
+	erasingPrefix = ".erasing-" // a clone's directory on its way out
+)
+
+// Open opens the store, makes its directories with the right modes, finds out whether the file system can
+// share blocks between files, and holds the store against a second process until Close (ErrInUse).
+// ErrInvalid for an option that makes no sense. It removes nothing: see [Store.Sweep].
+func Open(opt Options) (_ *Store, err error) {
+	if !filepath.IsAbs(opt.Dir) || opt.Log == nil || opt.ReserveBytes < 0 || opt.ReaderGID < -1 {
+		return nil, failed("open", opt.Dir, fmt.Errorf("%w: want an absolute directory, a logger, and no negative number but -1 for the group", ErrInvalid))
+	}
+	opt.Dir = filepath.Clean(opt.Dir)
+	s := &Store{opt: opt, live: map[string]bool{}}
+	defer func() {
+		if err != nil {
+			s.Close()
+			err = failed("open", opt.Dir, err)
+		}
+	}()
+	if err = s.openDirectories(); err != nil {
+		return nil, err
+	}
+	if err = unix.Flock(s.images.fd(), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, fmt.Errorf("%w: another process holds the store: %w", ErrInUse, err)
+	}
+	if err = s.probe(); err != nil {
+		return nil, err
+	}
+	// Last, so that an Open that was refused leaves nothing in the registry and can be tried again.
+	if s.metrics, err = newMetrics(opt.Registerer); err != nil {
+		return nil, err
+	}
+	s.measure()
+	return s, nil
+}
+
+// Close releases the store. Work under way must have ended.
+func (s *Store) Close() error {
+	var errs []error
+	for _, d := range []*directory{s.root, s.images, s.incoming, s.templates, s.capsules} {
+		if d != nil {
+			errs = append(errs, d.close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// openDirectories makes and opens the rooms. QEMU passes through the top and capsules to the directory of its
+// own clone, where everything that it needs is pinned; images and templates are root's alone.
+func (s *Store) openDirectories() (err error) {
+	if err = os.MkdirAll(s.opt.Dir, 0o711); err != nil {
+		return err
+	}
+	if s.root, err = openDirectory(s.opt.Dir); err != nil {
+		return err
+	}
+	if err = s.root.f.Chmod(0o711); err != nil {
+		return err
+	}
+	for _, r := range []struct {
+		into   **directory
+		parent **directory
+		name   string
+		mode   os.FileMode
+	}{
+		{&s.images, &s.root, "images", 0o700},
+		{&s.incoming, &s.images, "incoming", 0o700},
+		{&s.templates, &s.root, "templates", 0o700},
+		{&s.capsules, &s.root, "capsules", 0o711},
+	} {
+		if *r.into, _, err = (*r.parent).make(r.name, r.mode, -1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// probe finds out once how clones will be made, and that they can be made at all.
+func (s *Store) probe() (err error) {
+	const block = 1 << 16
+	from, err := s.incoming.create(partialPrefix + rand.Text())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, from.Close(), s.incoming.remove(filepath.Base(from.Name()))) }()
+	if _, err = from.Write(make([]byte, block)); err != nil {
+		return err
+	}
+	to, err := s.capsules.create(partialPrefix + rand.Text())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, to.Close(), s.capsules.remove(filepath.Base(to.Name()))) }()
+	err = unix.IoctlFileClone(int(to.Fd()), int(from.Fd()))
+	if s.reflink = err == nil; s.reflink || !cannotReflink(err) {
+		return err
+	}
+	// Without reflinks a clone pins its base with a hard link, which cannot leave the file system.
+	var a, b, c unix.Stat_t
+	err = errors.Join(unix.Fstat(s.images.fd(), &a), unix.Fstat(s.capsules.fd(), &b), unix.Fstat(s.templates.fd(), &c))
+	if err == nil && (a.Dev != b.Dev || a.Dev != c.Dev) {
+		err = fmt.Errorf("%w: images, templates and capsules must be on one file system", ErrInvalid)
+	}
+	return err
+}
+
+// cannotReflink tells "this file system does not" from "something went wrong".
+func cannotReflink(err error) bool {
+	for _, no := range []error{unix.EOPNOTSUPP, unix.EXDEV, unix.EINVAL, unix.ENOTTY, unix.ENOSYS} {
+		if errors.Is(err, no) {
+			return true
+		}
+	}
+	return false
+}
+
+// FreeBytes is what the store's file system still has for it, the reserve not taken off.
+func (s *Store) FreeBytes() (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(s.root.fd(), &st); err != nil {
+		return 0, failed("measure", s.opt.Dir, err)
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}
+
+// room refuses work that would leave less free than the reserve.
+func (s *Store) room(need int64) error {
+	free, err := s.FreeBytes()
+	if err != nil {
+		return err
+	}
+	if free-need < s.opt.ReserveBytes {
+		return fmt.Errorf("%w: %d bytes free, %d needed, %d kept in reserve", ErrExhausted, free, need, s.opt.ReserveBytes)
+	}
+	return nil
+}
+
+// measure sets the size of the image cache. It is counted anew each time, so that it cannot drift.
+func (s *Store) measure() {
+	names, err := s.images.names()
+	if err != nil {
+		s.opt.Log.Warn("image cache not measured", slog.Any("error", err))
+		return
+	}
+	var total int64
+	for _, name := range names {
+		if _, ok := parseImageName(name); !ok {
+			continue
+		}
+		if st, err := s.images.stat(name); err == nil {
+			total += st.Blocks * 512
+		}
+	}
+	s.metrics.cacheBytes.Set(float64(total))
+}
+
+// own gives a finished file its final owner and mode. Root writes it no more, QEMU's group may read it.
+func (s *Store) own(f *os.File) error {
+	return errors.Join(f.Chown(0, max(s.opt.ReaderGID, 0)), f.Chmod(0o440))
+}
+
+// contains says whether a path, free of symbolic links, lies in one of the store's rooms.
+func (s *Store) contains(path string) bool {
+	for _, d := range []*directory{s.images, s.templates, s.capsules} {
+		if room, err := filepath.EvalSymlinks(d.f.Name()); err == nil && strings.HasPrefix(path, room+"/") {
+			return true
+		}
+	}
+	return false
+}
