@@ -12,38 +12,26 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/capsuled/capsuled/api/client"
-	"github.com/capsuled/capsuled/api/client/clienttest"
 	"github.com/capsuled/capsuled/api/wire"
 )
-
-// answer is a handler that says the same to everybody.
-func answer(status int, header map[string]string, body string) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		for name, value := range header {
-			w.Header().Set(name, value)
-		}
-		w.WriteHeader(status)
-		w.Write([]byte(body))
-	})
-}
 
 func TestErrorDecoding(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		status int
-		header map[string]string
+		header []string
 		body   string
 		want   client.Error
 	}{
-		{"capsule dialect", 400, map[string]string{wire.ErrorCodeHeader: "busy", "X-Request-Id": "r1"},
+		{"capsule dialect", 400, []string{wire.ErrorCodeHeader, "busy", "X-Request-Id", "r1"},
 			`{"statusCode":400,"description":"wait"}`, client.Error{Status: 400, Code: "busy", Message: "wait", RequestID: "r1"}},
 		{"capsule dialect without code", 400, nil,
 			`{"statusCode":400,"description":"no"}`, client.Error{Status: 400, Code: "invalid", Message: "no"}},
 		{"native dialect", 409, nil, `{"code":"conflict","message":"taken","request_id":"r2"}`,
 			client.Error{Status: 409, Code: "conflict", Message: "taken", RequestID: "r2"}},
-		{"header before body", 409, map[string]string{wire.ErrorCodeHeader: "busy"}, `{"code":"conflict","message":"m"}`,
+		{"header before body", 409, []string{wire.ErrorCodeHeader, "busy"}, `{"code":"conflict","message":"m"}`,
 			client.Error{Status: 409, Code: "busy", Message: "m"}},
-		{"unknown code", 404, map[string]string{wire.ErrorCodeHeader: "teapot"}, `{"code":"kettle","message":"m"}`,
+		{"unknown code", 404, []string{wire.ErrorCodeHeader, "teapot"}, `{"code":"kettle","message":"m"}`,
 			client.Error{Status: 404, Code: "not_found", Message: "m"}},
 		{"proxy's page", 502, nil, "<html>\x1b]0;hi</html>",
 			client.Error{Status: 502, Code: "unavailable", Message: "the daemon answered 502 Bad Gateway"}},
@@ -51,7 +39,7 @@ func TestErrorDecoding(t *testing.T) {
 		{"odd status", 418, nil, "", client.Error{Status: 418, Code: "internal", Message: "the daemon answered 418 I'm a teapot"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := serve(t, answer(tt.status, tt.header, tt.body))
+			c := serve(t, answer(tt.status, tt.body, tt.header...))
 			_, err := c.ShowCapsules(t.Context(), "")
 			got, ok := errors.AsType[*client.Error](err)
 			if !ok {
@@ -66,11 +54,11 @@ func TestErrorDecoding(t *testing.T) {
 
 func TestRepliesThatAreNone(t *testing.T) {
 	for name, h := range map[string]http.Handler{
-		"not JSON":      answer(200, nil, "<html>"),
-		"trailing data": answer(200, nil, `{"status":[]}{"status":[]}`),
-		"wrong type":    answer(200, nil, `{"status":"x"}`),
-		"empty":         answer(200, nil, ""),
-		"redirect":      answer(302, map[string]string{"Location": "http://example.org/"}, ""),
+		"not JSON":      answer(200, "<html>"),
+		"trailing data": answer(200, `{"status":[]}{"status":[]}`),
+		"wrong type":    answer(200, `{"status":"x"}`),
+		"empty":         answer(200, ""),
+		"redirect":      answer(302, "", "Location", "http://example.org/"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := serve(t, h).ShowCapsules(t.Context(), ""); err == nil || !strings.Contains(err.Error(), "is that capsuled?") {
@@ -81,7 +69,7 @@ func TestRepliesThatAreNone(t *testing.T) {
 }
 
 func TestIDsNeverLeaveTheirPlace(t *testing.T) {
-	daemon := clienttest.New()
+	daemon := scripted(answer(200, "{}"))
 	c := serve(t, daemon)
 	for _, id := range []string{"", ".", "..", "../images", "a/b", "a?b", "a%2fb", "a\nb", strings.Repeat("a", 65)} {
 		_, imageErr := c.Image(t.Context(), id)
@@ -94,7 +82,7 @@ func TestIDsNeverLeaveTheirPlace(t *testing.T) {
 			}
 		}
 	}
-	if calls := daemon.Calls(); len(calls) != 0 {
+	if calls := daemon.asked(); len(calls) != 0 {
 		t.Errorf("calls were made: %q", calls)
 	}
 }
@@ -110,7 +98,7 @@ func TestOperationLocation(t *testing.T) {
 		"/v1/operations/a?b":                   "",
 		"/elsewhere/abc":                       "",
 	} {
-		c := serve(t, answer(200, map[string]string{wire.OperationHeader: location}, ""))
+		c := serve(t, answer(200, "", wire.OperationHeader, location))
 		if got, err := c.LaunchCapsule(t.Context(), "a1"); got != want || err != nil {
 			t.Errorf("%q: %q, %v; want %q", location, got, err, want)
 		}
@@ -125,13 +113,12 @@ func TestUnreachable(t *testing.T) {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}
 
-	daemon := clienttest.New()
-	daemon.Drop(1)
+	daemon := scripted(drop)
 	_, err = serve(t, daemon).LaunchCapsule(t.Context(), "a1")
 	if _, ok := errors.AsType[*client.Unreachable](err); !ok || !strings.Contains(err.Error(), "ended before an answer") {
 		t.Errorf("dropped: %v", err)
 	}
-	if calls := daemon.Calls(); len(calls) != 1 {
+	if calls := daemon.asked(); len(calls) != 1 {
 		t.Errorf("a call that changes something was repeated: %q", calls)
 	}
 }
@@ -152,87 +139,55 @@ func TestNoAnswerInTime(t *testing.T) {
 }
 
 func TestReady(t *testing.T) {
-	daemon := clienttest.New()
-	c := serve(t, daemon)
-	daemon.NotReady("libvirt: connection refused")
+	c := serve(t, answer(503, `{"status":"waiting","reasons":["libvirt: connection refused"]}`))
 	h, err := c.Ready(t.Context())
 	if diff := cmp.Diff(wire.Health{Status: "waiting", Reasons: []string{"libvirt: connection refused"}}, h); err != nil || diff != "" {
 		t.Error(err, diff)
 	}
-	daemon.NotReady()
-	if h, err := c.Ready(t.Context()); err != nil || h.Status != "ok" {
-		t.Error(h, err)
-	}
 	for _, body := range []string{"<html>", "{}", `{"message":"x"}`} {
-		if h, err := serve(t, answer(503, nil, body)).Ready(t.Context()); !client.Is(err, client.Unavailable) {
+		if h, err := serve(t, answer(503, body)).Ready(t.Context()); !client.Is(err, client.Unavailable) {
 			t.Errorf("%s: %+v, %v", body, h, err)
 		}
-	}
-	if h, err := c.Health(t.Context()); err != nil || h.Status != "ok" {
-		t.Error(h, err)
 	}
 }
 
 func TestWait(t *testing.T) {
-	start := func(t *testing.T) (*clienttest.Server, *client.Client, string) {
-		daemon := clienttest.New()
-		c := serve(t, daemon)
-		added, err := c.AddImage(t.Context(), wire.NewImage{Name: "i", Path: "/i"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return daemon, c, added.Operation.ID
-	}
-	t.Run("every step is seen", func(t *testing.T) {
-		_, c, id := start(t)
-		var steps []string
-		if _, err := c.Wait(t.Context(), id, func(op wire.Operation) { steps = append(steps, op.Step) }); err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff([]string{"inspect", "copy", "commit", "commit"}, steps); diff != "" {
-			t.Error(diff)
-		}
-	})
-	t.Run("a failed operation is no error of Wait", func(t *testing.T) {
-		daemon, c, id := start(t)
-		daemon.Fail("image-add", "copy", "exhausted", "no space left")
-		op, err := c.Wait(t.Context(), id, nil)
-		if err != nil || op.State != "failed" || op.Code != "exhausted" || op.Cause != "no space left" {
-			t.Errorf("%+v, %v", op, err)
-		}
-	})
-	t.Run("the daemon goes away and comes back", func(t *testing.T) {
-		daemon, c, id := start(t)
-		polls := 0
-		op, err := c.Wait(t.Context(), id, func(wire.Operation) {
-			if polls++; polls == 1 {
-				daemon.Drop(2)
-				daemon.Refuse("unavailable", "starting")
+	away := answer(503, `{"code":"unavailable","message":"starting"}`)
+	for _, tt := range []struct {
+		name    string
+		answers []http.Handler
+		steps   []string // every state seen
+		last    string   // "" for an error
+	}{
+		{"every step is seen", []http.Handler{state("running", "a"), state("running", "b"), state("succeeded", "b")},
+			[]string{"a", "b", "b"}, "succeeded"},
+		{"a failed operation is no error of Wait", []http.Handler{state("running", "a"), state("failed", "a")},
+			[]string{"a", "a"}, "failed"},
+		{"the daemon goes away and comes back",
+			[]http.Handler{state("running", "a"), drop, drop, drop, away, state("running", "b"), away, state("succeeded", "b")},
+			[]string{"a", "b", "b"}, "succeeded"},
+		{"a daemon that was never there is not waited for", []http.Handler{drop, drop, state("succeeded", "a")}, nil, ""},
+		{"an unknown operation is not waited for", []http.Handler{answer(404, ""), state("succeeded", "a")}, nil, ""},
+		{"an operation that is gone is not waited for",
+			[]http.Handler{state("running", "a"), answer(404, ""), state("succeeded", "a")}, []string{"a"}, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := serve(t, scripted(tt.answers...))
+			var steps []string
+			// A fresh connection for each poll: net/http itself asks again on one that was idle.
+			op, err := c.Wait(t.Context(), "op-1", func(op wire.Operation) { steps = append(steps, op.Step); c.Close() })
+			if (err == nil) != (tt.last != "") || op.State != tt.last {
+				t.Errorf("Wait = %+v, %v", op, err)
+			}
+			if diff := cmp.Diff(tt.steps, steps); diff != "" {
+				t.Error(diff)
 			}
 		})
-		if err != nil || op.State != "succeeded" {
-			t.Errorf("%+v, %v", op, err)
-		}
-	})
-	t.Run("an unknown operation is not waited for", func(t *testing.T) {
-		_, c, _ := start(t)
-		if _, err := c.Wait(t.Context(), "nope", nil); !client.Is(err, client.NotFound) {
-			t.Error(err)
-		}
-	})
-	t.Run("a daemon that was never there is not waited for", func(t *testing.T) {
-		daemon, c, id := start(t)
-		daemon.Drop(2) // net/http itself asks once more on a connection that was idle
-		if _, err := c.Wait(t.Context(), id, nil); err == nil {
-			t.Error("no error")
-		}
-	})
+	}
 	t.Run("the caller stops waiting", func(t *testing.T) {
-		daemon, c, id := start(t)
-		daemon.Hold()
+		c := serve(t, state("running", "a"))
 		ctx, cancel := context.WithCancel(t.Context())
-		_, err := c.Wait(ctx, id, func(wire.Operation) { cancel() })
-		if !errors.Is(err, context.Canceled) {
+		if _, err := c.Wait(ctx, "op-1", func(wire.Operation) { cancel() }); !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
 	})

@@ -1,4 +1,4 @@
-package clienttest
+package main
 
 import (
 	"net/http"
@@ -10,14 +10,14 @@ import (
 )
 
 // AddCapsule puts a capsule there as it is. Own capsules are those that /show without a vmid describes.
-func (s *Server) AddCapsule(status wire.Status, own bool) {
+func (s *fakeDaemon) AddCapsule(status wire.Status, own bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.capsules = append(s.capsules, &capsule{Status: status, own: own})
+	s.capsules = append(s.capsules, &fakeCapsule{Status: status, own: own})
 }
 
 // Capsule returns the capsule's present description.
-func (s *Server) Capsule(vmid string) (wire.Status, bool) {
+func (s *fakeDaemon) Capsule(vmid string) (wire.Status, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c := s.find(vmid); c != nil {
@@ -26,15 +26,15 @@ func (s *Server) Capsule(vmid string) (wire.Status, bool) {
 	return wire.Status{}, false
 }
 
-func (s *Server) find(vmid string) *capsule {
-	i := slices.IndexFunc(s.capsules, func(c *capsule) bool { return c.VMID == vmid })
+func (s *fakeDaemon) find(vmid string) *fakeCapsule {
+	i := slices.IndexFunc(s.capsules, func(c *fakeCapsule) bool { return c.VMID == vmid })
 	if i < 0 {
 		return nil
 	}
 	return s.capsules[i]
 }
 
-func (s *Server) create(w http.ResponseWriter, r *http.Request, form url.Values) {
+func (s *fakeDaemon) create(w http.ResponseWriter, r *http.Request, form url.Values) {
 	i := slices.IndexFunc(s.images, func(i *wire.Image) bool { return i.ID == form.Get("imageid") && i.State == "ACTIVE" })
 	if i < 0 {
 		refuse(w, r, "invalid", "no active image "+form.Get("imageid"))
@@ -47,7 +47,7 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, form url.Values)
 		}
 	}
 	port := 16000 + 2*len(s.capsules)
-	c := &capsule{own: true, Status: wire.Status{
+	c := &fakeCapsule{own: true, Status: wire.Status{
 		VMID: s.nextID("a"), PublicIP: "203.0.113.7", CreatedAt: "2020-01-02 03:04:05", State: "CREATE_PENDING",
 		Mode: "NOT_DEFINED", Type: "RESEARCH", Role: "OWNER_CONTROLLER", SSHPort: port, VNCPort: port + 1, VCPUs: 1,
 		MemSize: 1024, VolumeSize: 10, ImageName: s.images[i].Name, VNCLoginID: form.Get("loginusername"),
@@ -82,7 +82,7 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, form url.Values)
 }
 
 // settle writes what came of an operation.
-func (c *capsule) settle(ok bool, state, mode, observed string) {
+func (c *fakeCapsule) settle(ok bool, state, mode, observed string) {
 	if !ok {
 		c.State, c.Mode = "ERROR", "NOT_DEFINED"
 		return
@@ -90,7 +90,7 @@ func (c *capsule) settle(ok bool, state, mode, observed string) {
 	c.State, c.Mode, c.Observed = state, mode, observed
 }
 
-func (s *Server) launch(w http.ResponseWriter, r *http.Request, form url.Values) {
+func (s *fakeDaemon) launch(w http.ResponseWriter, r *http.Request, form url.Values) {
 	if c := s.admit(w, r, form, "SHUTDOWN"); c != nil {
 		c.State = "LAUNCH_PENDING"
 		locate(w, s.begin("launch", c.VMID, []string{"admit", "define", "lease", "fence", "start", "verify"}, func(ok bool) {
@@ -99,7 +99,7 @@ func (s *Server) launch(w http.ResponseWriter, r *http.Request, form url.Values)
 	}
 }
 
-func (s *Server) stop(w http.ResponseWriter, r *http.Request, form url.Values) {
+func (s *fakeDaemon) stop(w http.ResponseWriter, r *http.Request, form url.Values) {
 	if c := s.admit(w, r, form, "RUNNING", "ERROR"); c != nil {
 		c.State = "SHUTDOWN_PENDING"
 		locate(w, s.begin("stop", c.VMID, []string{"shut down", "destroy", "unfence"}, func(ok bool) {
@@ -108,15 +108,15 @@ func (s *Server) stop(w http.ResponseWriter, r *http.Request, form url.Values) {
 	}
 }
 
-func (s *Server) remove(w http.ResponseWriter, r *http.Request, form url.Values) {
+func (s *fakeDaemon) remove(w http.ResponseWriter, r *http.Request, form url.Values) {
 	if c := s.admit(w, r, form, "SHUTDOWN", "RUNNING", "ERROR"); c != nil {
-		s.capsules = slices.DeleteFunc(s.capsules, func(o *capsule) bool { return o == c })
+		s.capsules = slices.DeleteFunc(s.capsules, func(o *fakeCapsule) bool { return o == c })
 		locate(w, s.begin("delete", c.VMID, []string{"destroy", "undefine", "unfence", "unlease", "erase"}, func(bool) {}))
 	}
 }
 
 // admit finds the capsule of a call and refuses it in another state than these.
-func (s *Server) admit(w http.ResponseWriter, r *http.Request, form url.Values, states ...string) *capsule {
+func (s *fakeDaemon) admit(w http.ResponseWriter, r *http.Request, form url.Values, states ...string) *fakeCapsule {
 	c := s.find(form.Get("vmid"))
 	if c == nil {
 		refuse(w, r, "not_found", "no capsule "+form.Get("vmid"))
@@ -133,7 +133,7 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request, form url.Values, 
 	return c
 }
 
-func (s *Server) show(w http.ResponseWriter, r *http.Request, form url.Values) {
+func (s *fakeDaemon) show(w http.ResponseWriter, r *http.Request, form url.Values) {
 	list := wire.StatusList{Status: []wire.Status{}}
 	for _, c := range s.capsules {
 		if c.VMID == form.Get("vmid") || form.Get("vmid") == "" && c.own {
@@ -147,7 +147,7 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request, form url.Values) {
 	reply(w, http.StatusOK, list)
 }
 
-func (s *Server) list(w http.ResponseWriter, _ *http.Request) {
+func (s *fakeDaemon) list(w http.ResponseWriter, _ *http.Request) {
 	list := wire.VMList{VMsInfo: []wire.VMInfo{}}
 	for _, c := range s.capsules {
 		list.VMsInfo = append(list.VMsInfo, wire.VMInfo{VMID: c.VMID, Type: c.Type, NumCPUs: c.VCPUs, MemorySize: c.MemSize,

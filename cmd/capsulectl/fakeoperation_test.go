@@ -1,4 +1,4 @@
-package clienttest
+package main
 
 import (
 	"net/http"
@@ -9,43 +9,43 @@ import (
 	"github.com/capsuled/capsuled/api/wire"
 )
 
-type operation struct {
+type fakeOperation struct {
 	wire.Operation
 	end func(ok bool) // called once, with the state locked
 }
 
 // Fail makes the next operation of this kind fail at step, with this code and cause.
-func (s *Server) Fail(kind, step, code, cause string) {
+func (s *fakeDaemon) Fail(kind, step, code, cause string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.failures[kind] = failure{step, code, cause}
 }
 
 // Hold keeps every operation at its present step until Release.
-func (s *Server) Hold() { s.hold(true) }
+func (s *fakeDaemon) Hold() { s.hold(true) }
 
 // Release ends what Hold began.
-func (s *Server) Release() { s.hold(false) }
+func (s *fakeDaemon) Release() { s.hold(false) }
 
-func (s *Server) hold(held bool) {
+func (s *fakeDaemon) hold(held bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.held = held
 }
 
 // Polled receives a value after somebody asked for an operation's state.
-func (s *Server) Polled() <-chan struct{} { return s.polled }
+func (s *fakeDaemon) Polled() <-chan struct{} { return s.polled }
 
 // AddOperation puts an operation there as it is.
-func (s *Server) AddOperation(op wire.Operation) {
+func (s *fakeDaemon) AddOperation(op wire.Operation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ops = append(s.ops, &operation{Operation: op, end: func(bool) {}})
+	s.ops = append(s.ops, &fakeOperation{Operation: op, end: func(bool) {}})
 }
 
 // begin makes a running operation, with the state locked.
-func (s *Server) begin(kind, target string, steps []string, end func(ok bool)) *operation {
-	op := &operation{end: end, Operation: wire.Operation{
+func (s *fakeDaemon) begin(kind, target string, steps []string, end func(ok bool)) *fakeOperation {
+	op := &fakeOperation{end: end, Operation: wire.Operation{
 		ID: s.nextID("c"), Kind: kind, Target: target, State: "running", Step: steps[0], Actor: "root", Started: epoch,
 	}}
 	for _, name := range steps {
@@ -56,12 +56,12 @@ func (s *Server) begin(kind, target string, steps []string, end func(ok bool)) *
 	return op
 }
 
-func (s *Server) busy(target string) bool {
-	return slices.ContainsFunc(s.ops, func(op *operation) bool { return op.Target == target && op.State == "running" })
+func (s *fakeDaemon) busy(target string) bool {
+	return slices.ContainsFunc(s.ops, func(op *fakeOperation) bool { return op.Target == target && op.State == "running" })
 }
 
 // advance moves a running operation on by one step of a quarter second.
-func (s *Server) advance(op *operation) {
+func (s *fakeDaemon) advance(op *fakeOperation) {
 	if op.State != "running" || s.held {
 		return
 	}
@@ -86,12 +86,12 @@ func (s *Server) advance(op *operation) {
 	op.end(true)
 }
 
-func locate(w http.ResponseWriter, op *operation) {
+func locate(w http.ResponseWriter, op *fakeOperation) {
 	w.Header().Set(wire.OperationHeader, "/v1/operations/"+op.ID)
 }
 
-func (s *Server) showOperation(w http.ResponseWriter, r *http.Request) {
-	i := slices.IndexFunc(s.ops, func(op *operation) bool { return op.ID == r.PathValue("id") })
+func (s *fakeDaemon) showOperation(w http.ResponseWriter, r *http.Request) {
+	i := slices.IndexFunc(s.ops, func(op *fakeOperation) bool { return op.ID == r.PathValue("id") })
 	if i < 0 {
 		refuse(w, r, "not_found", "no operation "+r.PathValue("id"))
 		return
@@ -110,7 +110,7 @@ func (s *Server) showOperation(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (s *Server) listOperations(w http.ResponseWriter, r *http.Request) {
+func (s *fakeDaemon) listOperations(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
 	limit := 100
 	if query.Has("limit") {

@@ -1,4 +1,4 @@
-package clienttest
+package main
 
 import (
 	"encoding/json"
@@ -19,16 +19,16 @@ import (
 const Version = "9.8.7-test"
 
 // Server is the stand-in: an http.Handler.
-type Server struct {
+type fakeDaemon struct {
 	// Token, if not empty, is what every call but the health checks must bear. Set it before serving.
 	Token string
 
 	mux *http.ServeMux
 
 	mu       sync.Mutex // guards all below
-	capsules []*capsule
+	capsules []*fakeCapsule
 	images   []*wire.Image
-	ops      []*operation // oldest first
+	ops      []*fakeOperation // oldest first
 	made     int
 	held     bool
 	waiting  []string // reasons of /readyz
@@ -39,7 +39,7 @@ type Server struct {
 	calls    []string
 }
 
-type capsule struct {
+type fakeCapsule struct {
 	wire.Status
 	own bool
 }
@@ -47,8 +47,8 @@ type capsule struct {
 type failure struct{ step, code, cause string }
 
 // New returns a server without capsules or images.
-func New() *Server {
-	s := &Server{mux: http.NewServeMux(), polled: make(chan struct{}, 1), failures: map[string]failure{}}
+func newFakeDaemon() *fakeDaemon {
+	s := &fakeDaemon{mux: http.NewServeMux(), polled: make(chan struct{}, 1), failures: map[string]failure{}}
 	s.mux.HandleFunc("POST /createvm", s.form(s.create, "imageid", "loginusername", "loginpassword", "memory", "vcpu",
 		"type", "consent", "full_access", "title", "desc_nature", "desc_requirement", "desc_links", "desc_outside_data",
 		"rr_data_files", "rr_result_usage"))
@@ -69,7 +69,7 @@ func New() *Server {
 }
 
 // ServeHTTP checks identity and what tests have ordered, then serves the call with the state locked.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (s *fakeDaemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.calls = append(s.calls, r.Method+" "+r.URL.Path)
@@ -91,34 +91,34 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // Refuse makes the next call fail with code and message.
-func (s *Server) Refuse(code, message string) {
+func (s *fakeDaemon) Refuse(code, message string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.refusals = append(s.refusals, wire.Problem{Code: code, Message: message})
 }
 
 // Drop closes the connections of the next n calls without an answer, as a daemon that is killed does.
-func (s *Server) Drop(n int) {
+func (s *fakeDaemon) Drop(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.drops = n
 }
 
 // NotReady makes /readyz give these reasons; without any it is ready again.
-func (s *Server) NotReady(reasons ...string) {
+func (s *fakeDaemon) NotReady(reasons ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.waiting = reasons
 }
 
 // Calls returns every call so far, as "METHOD /path".
-func (s *Server) Calls() []string {
+func (s *fakeDaemon) Calls() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.calls)
 }
 
-func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
+func (s *fakeDaemon) ready(w http.ResponseWriter, _ *http.Request) {
 	if len(s.waiting) > 0 {
 		reply(w, http.StatusServiceUnavailable, wire.Health{Status: "waiting", Reasons: s.waiting})
 		return
@@ -127,13 +127,13 @@ func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
 }
 
 // nextID returns ids that share a long beginning, so that prefixes can be ambiguous.
-func (s *Server) nextID(letter string) string {
+func (s *fakeDaemon) nextID(letter string) string {
 	s.made++
 	return fmt.Sprintf("%s%07x-0000-4000-8000-000000000000", letter, s.made)
 }
 
 // form decodes the capsule dialect as strictly as the daemon does.
-func (s *Server) form(next func(http.ResponseWriter, *http.Request, url.Values), allowed ...string) http.HandlerFunc {
+func (s *fakeDaemon) form(next func(http.ResponseWriter, *http.Request, url.Values), allowed ...string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
 		if kind != "application/x-www-form-urlencoded" {

@@ -1,4 +1,4 @@
-package clienttest
+package main
 
 import (
 	"encoding/json"
@@ -14,13 +14,13 @@ import (
 var epoch = time.Date(2020, 1, 2, 3, 4, 5, 0, time.UTC)
 
 // AddImage puts an image there as it is.
-func (s *Server) AddImage(image wire.Image) {
+func (s *fakeDaemon) AddImage(image wire.Image) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.images = append(s.images, &image)
 }
 
-func (s *Server) listImages(w http.ResponseWriter, _ *http.Request) {
+func (s *fakeDaemon) listImages(w http.ResponseWriter, _ *http.Request) {
 	list := wire.ImageList{Images: []wire.Image{}}
 	for _, image := range s.images {
 		list.Images = append(list.Images, *image)
@@ -28,7 +28,7 @@ func (s *Server) listImages(w http.ResponseWriter, _ *http.Request) {
 	reply(w, http.StatusOK, list)
 }
 
-func (s *Server) addImage(w http.ResponseWriter, r *http.Request) {
+func (s *fakeDaemon) addImage(w http.ResponseWriter, r *http.Request) {
 	var n wire.NewImage
 	decoder := json.NewDecoder(r.Body)
 	decoder.DisallowUnknownFields()
@@ -59,7 +59,7 @@ func (s *Server) addImage(w http.ResponseWriter, r *http.Request) {
 	reply(w, http.StatusAccepted, wire.Accepted{ID: image.ID, Operation: op.Operation})
 }
 
-func (s *Server) image(id string) *wire.Image {
+func (s *fakeDaemon) image(id string) *wire.Image {
 	i := slices.IndexFunc(s.images, func(i *wire.Image) bool { return i.ID == id })
 	if i < 0 {
 		return nil
@@ -67,11 +67,11 @@ func (s *Server) image(id string) *wire.Image {
 	return s.images[i]
 }
 
-func (s *Server) dropImage(id string) {
+func (s *fakeDaemon) dropImage(id string) {
 	s.images = slices.DeleteFunc(s.images, func(i *wire.Image) bool { return i.ID == id })
 }
 
-func (s *Server) showImage(w http.ResponseWriter, r *http.Request) {
+func (s *fakeDaemon) showImage(w http.ResponseWriter, r *http.Request) {
 	image := s.image(r.PathValue("id"))
 	if image == nil {
 		refuse(w, r, "not_found", "no image "+r.PathValue("id"))
@@ -80,7 +80,7 @@ func (s *Server) showImage(w http.ResponseWriter, r *http.Request) {
 	reply(w, http.StatusOK, *image)
 }
 
-func (s *Server) deleteImage(w http.ResponseWriter, r *http.Request) {
+func (s *fakeDaemon) deleteImage(w http.ResponseWriter, r *http.Request) {
 	image := s.image(r.PathValue("id"))
 	if image == nil {
 		refuse(w, r, "not_found", "no image "+r.PathValue("id"))
