@@ -1,24 +1,91 @@
 package firewall
 
 import (
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 )
+
+// TapPrefix begins the name of every tap. An interface so named that has no binding is shut by the bridge
+// layer on whatever bridge it is a port of, and by the IP layer if it is a port of none.
+const TapPrefix = "cap-"
 
 // Binding ties a tap to the one MAC and IPv4 address that may use it, the port of the host that is forwarded
 // to its ssh, and the policy in force.
 type Binding struct {
-	Tap     string // interface name, at most 15 bytes, [a-z0-9-]; also names its chains
+	Tap     string // interface name, TapPrefix and [a-z0-9-], at most 15 bytes; also names its chains
 	MAC     net.HardwareAddr
 	IP      netip.Addr
 	SSHPort uint16 // host TCP port forwarded to IP:22; 0 for none
 	Policy  Policy
 }
 
-// Policy names what a binding may do. The zero value is Closed.
-type Policy int
+// validateAll checks each binding, and that no two share what must be one's own.
+func (o Options) validateAll(all []Binding) error {
+	var faults []error
+	taken := map[string]string{}
+	for _, b := range all {
+		if err := o.validateBinding(b); err != nil {
+			faults = append(faults, fmt.Errorf("tap %q: %w", b.Tap, err))
+			continue
+		}
+		keys := []string{"tap " + b.Tap, "address " + b.IP.String(), "MAC " + b.MAC.String()}
+		if b.SSHPort != 0 {
+			keys = append(keys, fmt.Sprintf("port %d", b.SSHPort))
+		}
+		for _, k := range keys {
+			if other, ok := taken[k]; ok {
+				faults = append(faults, fmt.Errorf("tap %q: %s is that of %q", b.Tap, k, other))
+			}
+			taken[k] = b.Tap
+		}
+	}
+	return errors.Join(faults...)
+}
 
-const (
-	Closed      Policy = iota // nothing in, nothing out, both layers
-	Maintenance               // DHCP and DNS to the host, the world beyond it by NAT, ssh forwarded in
-)
+func (o Options) validateBinding(b Binding) error {
+	switch {
+	case !validTap(b.Tap):
+		return errors.New("not a tap's name (" + TapPrefix + "..., at most 15 of a-z, 0-9, -)")
+	case len(b.MAC) != 6 || b.MAC[0]&1 != 0 || b.MAC.String() == "00:00:00:00:00:00":
+		return fmt.Errorf("MAC %q is not one interface's", b.MAC)
+	case !b.IP.Is4() || !o.Subnet.Contains(b.IP):
+		return fmt.Errorf("address %v is not in %v", b.IP, o.Subnet)
+	case b.IP == o.Subnet.Addr() || b.IP == o.gateway() || !o.Subnet.Contains(b.IP.Next()):
+		return fmt.Errorf("address %v is the network's, the host's or the broadcast one", b.IP)
+	case b.SSHPort != 0 && (b.SSHPort < o.PortLow || b.SSHPort > o.PortHigh):
+		return fmt.Errorf("port %d is not in %d-%d", b.SSHPort, o.PortLow, o.PortHigh)
+	case fences[b.Policy] == nil:
+		return fmt.Errorf("policy %d is unknown", int(b.Policy))
+	}
+	return nil
+}
+
+func validTap(tap string) bool {
+	return strings.HasPrefix(tap, TapPrefix) && len(tap) > len(TapPrefix) && len(tap) <= 15 &&
+		strings.Trim(tap, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
+}
+
+// equal compares what the kernel would see.
+func (b Binding) equal(other Binding) bool {
+	return b.Tap == other.Tap && b.MAC.String() == other.MAC.String() && b.IP == other.IP &&
+		b.SSHPort == other.SSHPort && b.Policy == other.Policy
+}
+
+// tightens says whether going from b to next takes anything away from b: packets that b lets through must be
+// stopped, and its connections cut, before next is open.
+func (b Binding) tightens(next Binding) bool {
+	if b.Policy == Closed || b.equal(next) {
+		return false
+	}
+	looser := b
+	looser.Policy = next.Policy
+	return !looser.equal(next) || next.Policy < b.Policy
+}
+
+func (b Binding) closed() Binding {
+	b.Policy = Closed
+	return b
+}

@@ -1,10 +1,23 @@
 // Package firewall fences tap interfaces on one bridge with two independent layers.
 //
-// The IP layer is iptables: chains of our own behind one jump each at the head of the built-in chains. The
-// bridge layer is an nftables table of family bridge that pins each tap to its MAC and address and lets no
-// other ethertype through. What enters or leaves the bridge and belongs to no binding is dropped by both.
+// The bridge layer is an nftables table of family bridge. It pins each tap to its MAC and address, lets no
+// other ethertype through, lets no frame pass from tap to tap, and admits what is left by setting one bit of
+// the packet's mark. The IP layer is iptables: chains of our own behind one jump each at the head of the
+// built-in chains. It drops whatever comes from the bridge without that bit (so a port that is no binding's
+// reaches nothing, whatever it is called, and a bridge layer that somebody flushed closes the bridge rather
+// than opens it), clears the bit, finds the binding by its address in a tree of 16-way chains, and decides:
+// no packet from or to the bridge ever returns to the rules of others. IPv6 is dropped both ways.
 //
-// The caller gives [Chains] the whole set of bindings or changes one of them; every change is one transaction
-// per layer, applied tighter before looser, and applying the same set twice changes nothing. Rules of others
-// are never touched. The package has never heard of libvirt, and reads no capsule state.
+// Vocabulary. A [Binding] ties a tap to its MAC, address and [Policy]; a policy becomes a fence, the rules of
+// one binding in each direction; a rule set is the text of all chains, in the words of iptables-save.
+//
+// Guarantees. Every change is one transaction per table, and applying the same set twice changes nothing. A
+// change that tightens closes the bridge layer first, then changes the IP layer, cuts the connections, and
+// opens the bridge layer last; so an error anywhere leaves nothing looser than it was. Rules of others are
+// neither read nor moved: only chains named CAPSULED-* and the table "bridge capsuled" are ours.
+//
+// Concurrency. [Chains] may be used from several goroutines; changes happen one after the other. It remembers
+// the bindings it was given, and asks the kernel what is every time it has to know.
+//
+// The package has never heard of libvirt, and reads no capsule state.
 package firewall

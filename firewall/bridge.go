@@ -1,0 +1,180 @@
+package firewall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// bridgeTable is the one nftables table of ours.
+const bridgeTable = "bridge capsuled"
+
+// bridgeSets are the sets and maps of the table and their types: what a frame's tap and addresses are looked
+// up in, so that a frame costs the same with one binding and with a thousand.
+//
+// chaddrs pins the client hardware address inside DHCP requests: 36 bytes into UDP (8 of its header, 28 of
+// BOOTP, RFC 2131 section 2). Without it a capsule could give back or take over the lease of another.
+var bridgeSets = []struct{ name, kind, typ string }{
+	{"addrs", "set", "type ifname . ether_addr . ipv4_addr"},
+	{"chaddrs", "set", "typeof iifname . @th,288,48"},
+	{"from", "map", "type ifname : verdict"},
+	{"macs", "set", "type ifname . ether_addr"},
+	{"taps", "set", "type ifname"},
+	{"to", "map", "type ifname : verdict"},
+}
+
+// bridgeChains are the rules of the table, in the words of "nft list". They do not depend on the bindings.
+//
+// The kernel need not know bridges by name here (nft_meta_bridge is a module that hosts may lack): a frame is
+// judged by its port, and a port that is none of ours is left to the mark in the IP layer.
+var bridgeChains = []struct {
+	name  string
+	lines []string
+}{
+	{"prerouting", []string{
+		"type filter hook prerouting priority filter; policy accept;",
+		`iifname vmap @from`,
+		`iifname "` + TapPrefix + `*" drop`,
+	}},
+	// Frames to 01:80:c2:00:00:0x (STP, LLDP, LACP) reach the host without passing prerouting.
+	{"input", []string{
+		"type filter hook input priority filter; policy accept;",
+		`iifname @taps ether daddr 01:80:c2:00:00:00-01:80:c2:00:00:0f drop`,
+		`iifname "` + TapPrefix + `*" ether daddr 01:80:c2:00:00:00-01:80:c2:00:00:0f drop`,
+	}},
+	{"forward", []string{
+		"type filter hook forward priority filter; policy accept;",
+		`iifname @taps drop`,
+		`oifname @taps drop`,
+		`iifname "` + TapPrefix + `*" drop`,
+		`oifname "` + TapPrefix + `*" drop`,
+	}},
+	{"output", []string{
+		"type filter hook output priority filter; policy accept;",
+		`oifname vmap @to`,
+		`oifname "` + TapPrefix + `*" drop`,
+	}},
+	{"maintenance_from", []string{
+		`iifname . ether saddr != @macs drop`,
+		`ether type arp goto arp_from`,
+		`ether type ip goto ip_from`,
+		`drop`,
+	}},
+	{"arp_from", []string{
+		`arp htype != 1 drop`,
+		`arp ptype != ip drop`,
+		`arp operation != { request, reply } drop`,
+		`iifname . arp saddr ether . arp saddr ip @addrs accept`,
+		// A probe for an address conflict (RFC 5227) has no sender address yet.
+		`arp operation request iifname . arp saddr ether @macs arp saddr ip 0.0.0.0 accept`,
+		`drop`,
+	}},
+	{"ip_from", []string{
+		`udp sport 67 drop`,
+		`udp dport 68 drop`,
+		`udp dport 67 iifname . @th,288,48 != @chaddrs drop`,
+		`iifname . ether saddr . ip saddr @addrs meta mark set meta mark | ` + admitted + ` accept`,
+		`ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 meta mark set meta mark | ` + admitted + ` accept`,
+		`drop`,
+	}},
+	{"maintenance_to", []string{
+		`ether type arp oifname . ether daddr @macs accept`,
+		`ether type arp ether daddr ff:ff:ff:ff:ff:ff accept`,
+		`oifname . ether daddr . ip daddr @addrs accept`,
+		`ip daddr 255.255.255.255 udp sport 67 udp dport 68 accept`,
+		`drop`,
+	}},
+}
+
+// elements is set name -> its elements in the words of "nft list".
+type elements map[string]map[string]bool
+
+// pins are the elements of one binding, each with its set.
+func (o Options) pins(b Binding) [][2]string {
+	f, tap, mac := fences[b.Policy](o, b), `"`+b.Tap+`"`, b.MAC.String()
+	list := [][2]string{{"taps", tap}, {"from", tap + " : " + f.from}, {"to", tap + " : " + f.to}}
+	if b.Policy == Closed {
+		return list // no frame gets as far as a lookup
+	}
+	number := strings.TrimLeft(strings.ReplaceAll(mac, ":", ""), "0")
+	return append(list, [2]string{"macs", tap + " . " + mac},
+		[2]string{"addrs", tap + " . " + mac + " . " + b.IP.String()},
+		[2]string{"chaddrs", tap + " . 0x" + number})
+}
+
+// compileBridge is what the sets hold for the bindings. It is pure.
+func (o Options) compileBridge(all []Binding) elements {
+	e := elements{}
+	for _, s := range bridgeSets {
+		e[s.name] = map[string]bool{}
+	}
+	for _, b := range all {
+		for _, p := range o.pins(b) {
+			e[p[0]][p[1]] = true
+		}
+	}
+	return e
+}
+
+// bridgeText is the whole table as one transaction of nft -f: no packet sees it half.
+func bridgeText(e elements) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "table %[1]s {\n}\ndelete table %[1]s\ntable %[1]s {\n", bridgeTable) // made first, so that delete finds one
+	for _, s := range bridgeSets {
+		fmt.Fprintf(&b, "\t%s %s {\n\t\t%s\n", s.kind, s.name, s.typ)
+		if list := slices.Sorted(maps.Keys(e[s.name])); len(list) > 0 {
+			fmt.Fprintf(&b, "\t\telements = { %s }\n", strings.Join(list, ",\n\t\t\t     "))
+		}
+		b.WriteString("\t}\n")
+	}
+	for _, c := range slices.Backward(bridgeChains) { // a chain stands before those that go to it
+		fmt.Fprintf(&b, "\tchain %s {\n\t\t%s\n\t}\n", c.name, strings.Join(c.lines, "\n\t\t"))
+	}
+	b.WriteString("}\n")
+	return b.String()
+}
+
+// elementText is the transaction that turns one content of the sets into another; "" if they are the same.
+func elementText(have, want elements) string {
+	var b strings.Builder
+	for _, s := range bridgeSets {
+		for _, verb := range []struct {
+			name     string
+			from, to map[string]bool
+		}{{"delete", want[s.name], have[s.name]}, {"add", have[s.name], want[s.name]}} {
+			var list []string
+			for _, el := range slices.Sorted(maps.Keys(verb.to)) {
+				if !verb.from[el] {
+					list = append(list, el)
+				}
+			}
+			if len(list) > 0 {
+				fmt.Fprintf(&b, "%s element %s %s { %s }\n", verb.name, bridgeTable, s.name, strings.Join(list, ", "))
+			}
+		}
+	}
+	return b.String()
+}
+
+// observeBridge reads the table from the kernel; no table is an empty one.
+func observeBridge(ctx context.Context) (bridgeState, error) {
+	text, err := command(ctx, "", "nft", "--stateless", "list", "table", "bridge", "capsuled")
+	if fault, ok := errors.AsType[*commandError](err); ok && strings.Contains(fault.stderr, "No such file or directory") {
+		return bridgeState{}, nil
+	}
+	if err != nil {
+		return bridgeState{}, err
+	}
+	return parseBridge(text), nil
+}
+
+func loadBridge(ctx context.Context, text string) error {
+	if text == "" {
+		return nil
+	}
+	_, err := command(ctx, text, "nft", "-f", "-")
+	return err
+}

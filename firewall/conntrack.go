@@ -1,0 +1,55 @@
+package firewall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// cutAttempts bounds how often a dump of the table that changed meanwhile is repeated.
+const cutAttempts = 10
+
+// cut deletes the connection tracking entries of all addresses of the subnet but those to keep (and the
+// host's own, which is an end of theirs): a connection that a rule once let in must ask the rules again.
+func (c *Chains) cut(ctx context.Context, keep map[netip.Addr]bool) error {
+	f := &others{c.opt.Subnet, c.opt.gateway(), keep}
+	for range cutAttempts {
+		n, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, f)
+		c.metrics.cut.Add(float64(n))
+		if n > 0 {
+			c.opt.Log.LogAttrs(ctx, slog.LevelInfo, "connections cut", slog.Uint64("entries", uint64(n)))
+		}
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, netlink.ErrDumpInterrupted) || ctx.Err() != nil {
+			return fmt.Errorf("cut connections: %w: %w", ErrUnavailable, err)
+		}
+	}
+	return fmt.Errorf("cut connections: %w: the table never stood still", ErrUnavailable)
+}
+
+// others matches the flows of addresses of the subnet that are not to be kept, by either direction: behind
+// NAT a capsule's address may be in one of them only.
+type others struct {
+	subnet  netip.Prefix
+	gateway netip.Addr
+	keep    map[netip.Addr]bool
+}
+
+// MatchConntrackFlow implements netlink.CustomConntrackFilter.
+func (o *others) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
+	for _, ip := range []net.IP{flow.Forward.SrcIP, flow.Forward.DstIP, flow.Reverse.SrcIP, flow.Reverse.DstIP} {
+		a, ok := netip.AddrFromSlice(ip)
+		if a = a.Unmap(); ok && a != o.gateway && o.subnet.Contains(a) && !o.keep[a] {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,154 @@
+package firewall
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// chainPrefix begins the name of every chain of ours, and of none of others'. What follows it is upper case
+// in the chains we always have and lower case (a tap) in those of a binding, so the two never meet.
+const chainPrefix = "CAPSULED-"
+
+// admitted is the bit of a packet's mark that the bridge layer sets on what a binding may send. It lives
+// from the bridge's prerouting hook to the raw table, which clears it: no rule of others ever sees it.
+const admitted = "0x20000000"
+
+// chainSet is chain name -> its rules in the words of iptables-save, without "-A chain".
+type chainSet map[string][]string
+
+// jump is the one rule of ours in a built-in chain; its place is the first.
+type jump struct{ builtin, target string }
+
+// table is what we want in one table, or what there is of ours.
+type table struct {
+	name   string
+	chains chainSet
+	jumps  []jump
+}
+
+// ruleSet is the tables of one address family, in the order in which they are changed.
+type ruleSet []table
+
+// compileIP4 is the whole IPv4 rule set for the bindings. It is pure, and independent of their order.
+func (o Options) compileIP4(all []Binding) ruleSet {
+	filter, nat := o.baseFilter(), o.baseNAT()
+	host, out, in := o.addressTree('H', "-s"), o.addressTree('O', "-s"), o.addressTree('I', "-d")
+	toHost, toOut, toIn, ports := map[uint32]string{}, map[uint32]string{}, map[uint32]string{}, map[uint32]string{}
+	for _, b := range all {
+		f, name, key := fences[b.Policy](o, b), chainPrefix+b.Tap, addressKey(b.IP)
+		filter[name+"-h"], filter[name+"-o"], filter[name+"-i"] = f.host, f.out, f.in
+		toHost[key], toOut[key], toIn[key] = "-g "+name+"-h", "-g "+name+"-o", "-g "+name+"-i"
+		if f.forward {
+			ports[uint32(b.SSHPort)] = fmt.Sprintf("-j DNAT --to-destination %v:22", b.IP)
+		}
+	}
+	host.compile(toHost, filter)
+	out.compile(toOut, filter)
+	in.compile(toIn, filter)
+	o.portTree().compile(ports, nat)
+	return ruleSet{
+		{"raw", o.baseRaw(), []jump{{"PREROUTING", chainPrefix + "PREROUTING"}}},
+		{"filter", filter, []jump{
+			{"INPUT", chainPrefix + "INPUT"}, {"FORWARD", chainPrefix + "FORWARD"}, {"OUTPUT", chainPrefix + "OUTPUT"}}},
+		{"nat", nat, []jump{
+			{"PREROUTING", chainPrefix + "PREROUTING"}, {"OUTPUT", chainPrefix + "OUTPUT"}, {"POSTROUTING", chainPrefix + "POSTROUTING"}}},
+	}
+}
+
+// baseRaw lets in from the bridge only what the bridge layer admitted, and nothing from elsewhere that says
+// it came from the bridge. Before connection tracking: what is dropped here costs no entry.
+func (o Options) baseRaw() chainSet {
+	br, subnet := o.Bridge, o.Subnet.String()
+	return chainSet{
+		chainPrefix + "PREROUTING": {
+			"-i " + br + " -g " + chainPrefix + "ADMIT",
+			"-i " + TapPrefix + "+ -j DROP",     // a tap that was taken out of its bridge
+			"-s " + subnet + " -i lo -j RETURN", // the host talking to itself by its address on the bridge
+			"-s " + subnet + " -j DROP",
+		},
+		chainPrefix + "ADMIT": {
+			"-m mark ! --mark " + admitted + "/" + admitted + " -j DROP",
+			"-j MARK --set-xmark 0x0/" + admitted,
+		},
+	}
+}
+
+// baseFilter decides all that enters or leaves the bridge; everything else returns to the rules of others.
+func (o Options) baseFilter() chainSet {
+	br, gw := o.Bridge, o.gateway().String()+"/32"
+	const invalid = "-m conntrack --ctstate INVALID -j DROP"
+	const everyone = "255.255.255.255/32"
+	return chainSet{
+		chainPrefix + "INPUT": {"-i " + br + " -g " + chainPrefix + "HOST"},
+		chainPrefix + "FORWARD": {
+			"-i " + br + " -o " + br + " -j DROP", // capsule to capsule by way of the host
+			"-i " + br + " -g " + chainPrefix + "OUT",
+			"-o " + br + " -g " + chainPrefix + "IN",
+			"-o " + TapPrefix + "+ -j DROP",
+		},
+		chainPrefix + "OUTPUT": {
+			"-o " + br + " -g " + chainPrefix + "REPLY",
+			"-o " + TapPrefix + "+ -j DROP",
+		},
+		chainPrefix + "HOST": {
+			invalid,
+			// A client without an address: who may ask at all was decided by MAC in the bridge layer.
+			"-s 0.0.0.0/32 -d " + everyone + " -p udp -m udp --sport 68 --dport 67 -j ACCEPT",
+			"-g " + o.addressTree('H', "").top(),
+		},
+		chainPrefix + "OUT": {
+			invalid,
+			// Link-local addresses are never forwarded (RFC 3927, section 2.6.2): on a rented host this is
+			// the metadata service, which would hand the host's own credentials to a capsule.
+			"-d 169.254.0.0/16 -j DROP",
+			"-d 224.0.0.0/4 -j DROP",
+			"-g " + o.addressTree('O', "").top(),
+		},
+		chainPrefix + "IN": {invalid, "-g " + o.addressTree('I', "").top()},
+		chainPrefix + "REPLY": {
+			"-s " + gw + " -d " + everyone + " -p udp -m udp --sport 67 --dport 68 -j ACCEPT",
+			"-g " + o.addressTree('I', "").top(),
+		},
+	}
+}
+
+// baseNAT forwards ports of the host's own addresses and hides the subnet behind them.
+func (o Options) baseNAT() chainSet {
+	ports := fmt.Sprintf("-p tcp -m tcp --dport %d:%d", o.PortLow, o.PortHigh)
+	if o.PortLow == o.PortHigh {
+		ports = fmt.Sprintf("-p tcp -m tcp --dport %d", o.PortLow)
+	}
+	forward := ports + " -m addrtype --dst-type LOCAL -j " + o.portTree().top()
+	if o.PublicIP != (netip.Addr{}) {
+		forward = fmt.Sprintf("-d %v/32 %s -j %s", o.PublicIP, ports, o.portTree().top())
+	}
+	return chainSet{
+		chainPrefix + "PREROUTING": {"-i " + o.Bridge + " -j RETURN", forward},
+		chainPrefix + "OUTPUT":     {"-d 127.0.0.0/8 -j RETURN", forward},
+		chainPrefix + "POSTROUTING": {
+			"-s " + o.Subnet.String() + " -j " + chainPrefix + "HIDE",
+		},
+		chainPrefix + "HIDE": {
+			"-o " + o.Bridge + " -j RETURN",
+			"-o lo -j RETURN",
+			"-j MASQUERADE",
+		},
+	}
+}
+
+// compileIP6 drops all IPv6 from and to the bridge and the taps, whatever the bindings. (The host itself
+// would send router solicitations and multicast reports on a tap, past the bridge.)
+func (o Options) compileIP6() ruleSet {
+	from := []string{"-i " + o.Bridge + " -j DROP", "-i " + TapPrefix + "+ -j DROP"}
+	to := []string{"-o " + o.Bridge + " -j DROP", "-o " + TapPrefix + "+ -j DROP"}
+	return ruleSet{
+		{"raw", chainSet{chainPrefix + "PREROUTING": from}, []jump{{"PREROUTING", chainPrefix + "PREROUTING"}}},
+		{"filter", chainSet{
+			chainPrefix + "INPUT":   from,
+			chainPrefix + "FORWARD": append(slices.Clone(from), to...),
+			chainPrefix + "OUTPUT":  to,
+		}, []jump{
+			{"INPUT", chainPrefix + "INPUT"}, {"FORWARD", chainPrefix + "FORWARD"}, {"OUTPUT", chainPrefix + "OUTPUT"}}},
+	}
+}

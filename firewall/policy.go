@@ -1,0 +1,68 @@
+package firewall
+
+import "fmt"
+
+// Policy names what a binding may do. The zero value is Closed.
+type Policy int
+
+const (
+	Closed      Policy = iota // nothing in, nothing out, both layers
+	Maintenance               // DHCP and DNS to the host, the world beyond it by NAT, ssh forwarded in
+)
+
+// String is the policy's name in logs and metrics.
+func (p Policy) String() string {
+	if int(p) < len(policyNames) && p >= 0 {
+		return policyNames[p]
+	}
+	return fmt.Sprintf("policy(%d)", int(p))
+}
+
+var policyNames = [...]string{Closed: "closed", Maintenance: "maintenance"}
+
+// fence is what a policy means for one binding. The rules are in the words of iptables-save, without "-A
+// chain"; a list decides every packet that reaches it, so its last rule takes all that is left.
+type fence struct {
+	host     []string // from the capsule to the host
+	out      []string // from the capsule to anywhere beyond the host
+	in       []string // to the capsule, from the host or through it
+	forward  bool     // Binding.SSHPort is forwarded
+	from, to string   // verdicts of the bridge layer for frames from and to the tap
+}
+
+// fences is the one place that says what each policy allows. A policy of rule lists lands here.
+var fences = map[Policy]func(Options, Binding) fence{
+	Closed: func(Options, Binding) fence {
+		return fence{host: drop, out: drop, in: drop, from: "drop", to: "drop"}
+	},
+	Maintenance: maintenanceFence,
+}
+
+var drop = []string{"-j DROP"}
+
+func maintenanceFence(o Options, b Binding) fence {
+	gw := o.gateway().String() + "/32"
+	f := fence{
+		host: []string{
+			// Only what answers the host: a packet of the capsule's own connections passes by the rules below.
+			"-m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY -j ACCEPT",
+			"-d " + gw + " -p udp -m udp --sport 68 --dport 67 -j ACCEPT",
+			"-d " + gw + " -p udp -m udp --dport 53 -j ACCEPT",
+			"-d " + gw + " -p tcp -m tcp --dport 53 -j ACCEPT",
+			"-j DROP",
+		},
+		out: []string{"-j ACCEPT"},
+		in: []string{
+			"-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+			"-s " + gw + " -p udp -m udp --sport 67 --dport 68 -j ACCEPT",
+		},
+		from: "goto maintenance_from",
+		to:   "goto maintenance_to",
+	}
+	if b.SSHPort != 0 {
+		f.forward = true
+		f.in = append(f.in, "-p tcp -m tcp --dport 22 -m conntrack --ctstate DNAT -j ACCEPT")
+	}
+	f.in = append(f.in, "-j DROP")
+	return f
+}
