@@ -1,9 +1,13 @@
 package daemon
 
-import "time"
+import (
+	"time"
+
+	"github.com/capsuled/capsuled/daemon/store"
+)
 
 // State is a capsule's state, as in the capsule contract (section 5).
-type State string
+type State = store.State
 
 const (
 	CreatePending   State = "CREATE_PENDING"
@@ -17,8 +21,11 @@ const (
 	DeleteError     State = "DELETE_ERROR"
 )
 
+// hidden says which states no caller sees: the capsule is on its way out.
+var hidden = map[State]bool{DeletePending: true, DeleteError: true, Deleted: true}
+
 // Mode is what a capsule may reach and see. It is NotDefined whenever the capsule does not run.
-type Mode string
+type Mode = store.Mode
 
 const (
 	NotDefined  Mode = "NOT_DEFINED"
@@ -27,7 +34,7 @@ const (
 )
 
 // Type is what a capsule is for; it chooses the secure policy.
-type Type string
+type Type = store.Type
 
 const (
 	Demo         Type = "DEMO"
@@ -36,7 +43,7 @@ const (
 )
 
 // Role is what a user is to a capsule.
-type Role string
+type Role = store.Role
 
 const (
 	OwnerController Role = "OWNER_CONTROLLER"
@@ -45,8 +52,14 @@ const (
 	Sharee          Role = "SHAREE"
 )
 
-// NewCapsule is what a caller asks for with CreateCapsule. Verbs validate it; zero values mean the contract's
-// defaults (1 vCPU, 1024 MB, RESEARCH).
+// Member is a user's role in a capsule; About is the researcher's description of it.
+type (
+	Member = store.Member
+	About  = store.About
+)
+
+// NewCapsule is what a caller asks for with CreateCapsule. Zero values mean the contract's defaults (1 vCPU,
+// 1024 MB, RESEARCH).
 type NewCapsule struct {
 	ImageID       string
 	LoginUser     string // console (VNC) login name: stored, never used
@@ -57,27 +70,6 @@ type NewCapsule struct {
 	Consent       *bool
 	FullAccess    *bool
 	About         About
-}
-
-// About is the researcher's description of a capsule. Nil means never given.
-type About struct {
-	Title           *string
-	DescNature      *string
-	DescRequirement *string
-	DescLinks       *string
-	DescOutsideData *string
-	RRDataFiles     *string
-	RRResultUsage   *string
-	DescShared      *string
-}
-
-// Member is a user's role in a capsule.
-type Member struct {
-	GUID       string
-	Email      string
-	Role       Role
-	TOU        bool
-	FullAccess *bool
 }
 
 // Capsule is a capsule as its callers see it: the record, and beside it what libvirt says now.

@@ -1,7 +1,14 @@
 package daemon
 
 import (
+	"context"
+	"errors"
 	"fmt"
+
+	"github.com/capsuled/capsuled/daemon/store"
+	"github.com/capsuled/capsuled/domain"
+	"github.com/capsuled/capsuled/firewall"
+	"github.com/capsuled/capsuled/imagestore"
 )
 
 // Code classifies an error for every dialect of the API; each codec maps it to its own status.
@@ -38,7 +45,46 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// errorf makes an Error with a message for the caller. A %w argument becomes the cause.
+// errorf makes an Error with a message for the caller.
 func errorf(code Code, format string, args ...any) *Error {
 	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
+}
+
+// classes says what an error of a leaf means to a caller. A message of "" means that the leaf's own text is fit to be
+// sent: it speaks of what the caller gave or of what the host lacks.
+var classes = []struct {
+	is      error
+	code    Code
+	message string
+}{
+	{imagestore.ErrInvalid, Invalid, ""},
+	{imagestore.ErrExhausted, Exhausted, ""},
+	{domain.ErrExhausted, Exhausted, ""},
+	{domain.ErrUnsupported, Unsupported, ""},
+	{domain.ErrBusy, Busy, "libvirt is busy with this domain; try again"},
+	{domain.ErrUnavailable, Unavailable, "libvirt does not answer; try again"},
+	{firewall.ErrUnavailable, Unavailable, "the host's firewall does not answer; try again"},
+	{context.DeadlineExceeded, Unavailable, "the host took too long; try again"},
+	{context.Canceled, Unavailable, "the daemon is stopping; try again"},
+	{store.ErrStale, Busy, "another request came first; look again"},
+}
+
+// classify turns any error into an *Error. What no row names is internal: a missing file of ours is not the caller's
+// missing capsule.
+func classify(err error) *Error {
+	if err == nil {
+		return nil
+	}
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
+	for _, c := range classes {
+		if errors.Is(err, c.is) {
+			if c.message == "" {
+				return &Error{Code: c.code, Message: err.Error()}
+			}
+			return &Error{Code: c.code, Message: c.message, Err: err}
+		}
+	}
+	return &Error{Code: Internal, Message: "internal error; the daemon's log says more", Err: err}
 }

@@ -1,9 +1,13 @@
 package daemon
 
-import "time"
+import (
+	"time"
+
+	"github.com/capsuled/capsuled/daemon/store"
+)
 
 // ImageState is an image's state, as in the capsule contract (section 7).
-type ImageState string
+type ImageState = store.ImageState
 
 const (
 	ImagePending       ImageState = "SHARE_PENDING" // its bytes are on the way

@@ -1,6 +1,11 @@
 package daemon
 
-import "time"
+import (
+	"context"
+	"time"
+
+	"github.com/capsuled/capsuled/daemon/store"
+)
 
 // OperationState says how an operation goes.
 type OperationState string
@@ -11,10 +16,13 @@ const (
 	OperationFailed    OperationState = "failed"
 )
 
+// Step is one idempotent part of an operation; its state is "pending", "running", "done", "failed" or "undone".
+type Step = store.Step
+
 // Operation is one act on a capsule or an image, from its journalled intent to its end.
 type Operation struct {
 	ID       string
-	Kind     string // "create", "launch", "stop", "delete", "image-add", "image-delete"
+	Kind     string // "create", "launch", "stop", "delete", "image-add", "image-delete"; what the daemon began itself: "poweroff", "crash", "evict"
 	Target   string // id of the capsule or image
 	State    OperationState
 	Step     string // the step under way, or the one that failed
@@ -27,18 +35,104 @@ type Operation struct {
 	Ended    time.Time // zero while it runs
 }
 
-// Step is one idempotent part of an operation.
-type Step struct {
-	Name    string
-	State   string // "pending", "running", "done", "failed", "undone"
-	Seconds float64
-}
-
 // OperationFilter narrows a list; zero fields match everything.
 type OperationFilter struct {
 	Target string
 	State  OperationState
-	Limit  int // newest first; 0 means 100
+	Limit  int // newest first; 0 means 100, and more than 1000 is 1000
+}
+
+// public is an operation as a caller may see it: administrators see the leaves' own words.
+func public(o store.Operation, c Caller) Operation {
+	v := Operation{
+		ID: o.ID, Kind: o.Kind, Target: o.Target, State: OperationState(o.State), Step: o.Step, Steps: o.Steps, Progress: o.Progress,
+		Code: Code(o.Code), Cause: o.Cause, Actor: o.Actor, Started: o.Started, Ended: o.Ended,
+	}
+	if c.admin() && o.Detail != "" {
+		v.Cause = o.Detail
+	}
+	return v
+}
+
+// current is what an operation under way looks like now; ok is false when it is not under way.
+func (d *Daemon) current(id string) (a *act, o store.Operation, ok bool) {
+	d.mu.Lock()
+	a = d.live[id]
+	d.mu.Unlock()
+	if a == nil {
+		return nil, o, false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a, a.op, true
+}
+
+// Operation reads one operation.
+func (d *Daemon) Operation(ctx context.Context, c Caller, id string) (Operation, error) {
+	var o store.Operation
+	err := d.view(ctx, func(tx *store.Tx) (err error) {
+		if o, err = tx.Operation(id); err != nil {
+			return missing(err, "no operation %s", clip(id))
+		}
+		if c.admin() || c.GUID != "" && (o.Owner == c.GUID || o.Actor == c.GUID) {
+			return nil
+		}
+		members, err := tx.MembersOf(o.Target)
+		if err == nil && !stand(c, members).known {
+			err = errorf(NotFound, "no operation %s", clip(id))
+		}
+		return err
+	})
+	if err != nil {
+		return Operation{}, err
+	}
+	if _, now, ok := d.current(id); ok && o.Ended.IsZero() {
+		o = now
+	}
+	return public(o, c), nil
+}
+
+// WaitOperation reads one operation when it has ended, or when ctx has.
+func (d *Daemon) WaitOperation(ctx context.Context, c Caller, id string) (Operation, error) {
+	o, err := d.Operation(ctx, c, id)
+	if err != nil || !o.Ended.IsZero() {
+		return o, err
+	}
+	if a, _, ok := d.current(id); ok {
+		select {
+		case <-a.ended:
+		case <-ctx.Done():
+		}
+	}
+	return d.Operation(context.WithoutCancel(ctx), c, id)
+}
+
+// Operations lists the newest operations that the caller may see.
+func (d *Daemon) Operations(ctx context.Context, c Caller, f OperationFilter) ([]Operation, error) {
+	if c.GUID == "" {
+		return nil, errorf(Unauthorized, "who asks is not known")
+	}
+	viewer := c.GUID
+	if c.admin() {
+		viewer = ""
+	}
+	limit := f.Limit
+	if limit <= 0 {
+		limit = 100
+	}
+	var list []store.Operation
+	err := d.view(ctx, func(tx *store.Tx) (err error) {
+		list, err = tx.Operations(f.Target, string(f.State), viewer, min(limit, 1000))
+		return err
+	})
+	out := make([]Operation, 0, len(list))
+	for _, o := range list {
+		if _, now, ok := d.current(o.ID); ok && o.Ended.IsZero() {
+			o = now
+		}
+		out = append(out, public(o, c))
+	}
+	return out, err
 }
 
 // Readiness says whether the daemon serves, and if not, what it waits for.

@@ -1,0 +1,49 @@
+// Command capsuled runs the data capsules of one host: see README.md.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// version is set by the linker.
+var version = "devel"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run is the whole program: 0 after a stop that was asked for, 1 after a failure, 2 when the command line is wrong.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	opt, err := parseFlags(args, stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
+		return 2
+	case opt.Version:
+		fmt.Fprintln(stdout, "capsuled", version)
+		return 0
+	case opt.CheckConfig:
+		return checkConfig(opt.ConfigPath, stdout, stderr)
+	}
+	c, err := LoadConfig(opt.ConfigPath)
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return 1
+	}
+	if err := serve(ctx, c, stderr); err != nil {
+		fmt.Fprintln(stderr, "capsuled:", err)
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,181 @@
+package daemon_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/capsuled/capsuled/daemon"
+	"github.com/capsuled/capsuled/domain"
+)
+
+// deeds are what a daemon can be doing when trouble comes. Each prepares a bench and returns what begins it.
+var deeds = map[string]func(*bench) func() (daemon.Operation, error){
+	"image-add": func(b *bench) func() (daemon.Operation, error) {
+		return func() (daemon.Operation, error) {
+			_, op, err := b.AddImage(b.t.Context(), root, daemon.NewImage{Name: "guest", Path: sourcePath})
+			return op, err
+		}
+	},
+	"image-delete": func(b *bench) func() (daemon.Operation, error) {
+		id := b.image()
+		return func() (daemon.Operation, error) { return b.DeleteImage(b.t.Context(), root, id) }
+	},
+	"create": func(b *bench) func() (daemon.Operation, error) {
+		image := b.image()
+		return func() (daemon.Operation, error) {
+			_, op, err := b.CreateCapsule(b.t.Context(), alice, order(image))
+			return op, err
+		}
+	},
+	"launch": func(b *bench) func() (daemon.Operation, error) {
+		id := b.create(alice, b.image())
+		return func() (daemon.Operation, error) { return b.LaunchCapsule(b.t.Context(), alice, id) }
+	},
+	"stop": func(b *bench) func() (daemon.Operation, error) {
+		id := b.create(alice, b.image())
+		b.machine.stubborn = true // so that the hard way is gone too
+		b.succeed(b.LaunchCapsule(b.t.Context(), alice, id))
+		return func() (daemon.Operation, error) { return b.StopCapsule(b.t.Context(), alice, id) }
+	},
+	"delete": func(b *bench) func() (daemon.Operation, error) {
+		id := b.create(alice, b.image())
+		b.succeed(b.LaunchCapsule(b.t.Context(), alice, id))
+		return func() (daemon.Operation, error) { return b.DeleteCapsule(b.t.Context(), alice, id) }
+	},
+}
+
+// at makes one fault, at the call with number n after now.
+func (m *machine) at(n int, f fault) (struck *bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	first := len(m.calls)
+	struck = new(bool)
+	m.fault = func(i int, _ string) fault {
+		if i != first+n {
+			return none
+		}
+		*struck = true
+		return f
+	}
+	return struck
+}
+
+func (m *machine) well() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fault = nil
+}
+
+// TestDeathAtEveryCall kills the daemon before and after each call that an operation makes, starts another, and finds
+// the operation carried through and nothing orphaned. The calls are counted, not listed: a new step is killed too.
+func TestDeathAtEveryCall(t *testing.T) {
+	for name, deed := range deeds {
+		for f, when := range map[fault]string{dieBefore: "before", dieAfter: "after"} {
+			calls := 0
+			for n := 0; ; n++ {
+				t.Run(fmt.Sprintf("%s/%s/%d", name, when, n), func(t *testing.T) {
+					b := newBench(t, nil)
+					begin := deed(b)
+					struck := b.machine.at(n, f)
+					op, err := begin()
+					if err != nil {
+						t.Fatal(err)
+					}
+					b.until(func() bool {
+						b.machine.mu.Lock()
+						defer b.machine.mu.Unlock()
+						o, err := b.Operation(t.Context(), root, op.ID)
+						return *struck || err == nil && o.State != daemon.OperationRunning
+					})
+					if !*struck {
+						return // there is no such call: the operation is through
+					}
+					calls++
+					b.kill()
+					b.machine.well()
+					b.start()
+					b.succeed(op, nil)
+					b.settled()
+				})
+				if calls <= n {
+					break
+				}
+			}
+			if calls == 0 {
+				t.Errorf("%s: no call was struck", name)
+			}
+		}
+	}
+}
+
+// TestErrorAtEveryCall fails each call of each operation in turn, before and after its effect: the operation ends with
+// a cause, the capsule is in a state that it can be brought out of, and deleting it leaves nothing.
+func TestErrorAtEveryCall(t *testing.T) {
+	for name, deed := range deeds {
+		for f, when := range map[fault]string{errBefore: "before", errAfter: "after"} {
+			calls := 0
+			for n := 0; ; n++ {
+				t.Run(fmt.Sprintf("%s/%s/%d", name, when, n), func(t *testing.T) {
+					b := newBench(t, nil)
+					begin := deed(b)
+					struck := b.machine.at(n, f)
+					op := b.wait(begin())
+					b.idle()
+					if !*struck {
+						return
+					}
+					calls++
+					b.machine.well()
+					if op.State == daemon.OperationFailed && op.Cause == "" {
+						t.Error("it failed without a cause")
+					}
+					b.machine.events <- domain.Event{} // look at everything
+					b.until(func() bool { return len(b.machine.events) == 0 })
+					b.recover()
+					b.settled()
+				})
+				if calls <= n {
+					break
+				}
+			}
+			if calls == 0 {
+				t.Errorf("%s: no call was struck", name)
+			}
+		}
+	}
+}
+
+// recover does what an operator would: what is in ERROR is stopped if it can be, else deleted.
+func (b *bench) recover() {
+	b.t.Helper()
+	b.until(func() bool {
+		b.idle()
+		hidden := 0
+		for _, s := range b.states() {
+			if s == daemon.DeleteError {
+				hidden++
+			}
+		}
+		if hidden > 0 {
+			b.machine.events <- domain.Event{}
+		}
+		return hidden == 0
+	})
+	all, err := b.ListCapsules(b.t.Context(), root)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for _, c := range all {
+		if c.State != daemon.Failed {
+			continue
+		}
+		if c.Cause == "" {
+			b.t.Errorf("%s is in ERROR without a cause", c.ID)
+		}
+		op, err := b.StopCapsule(b.t.Context(), root, c.ID)
+		if err != nil {
+			op, err = b.DeleteCapsule(b.t.Context(), root, c.ID)
+		}
+		b.succeed(op, err)
+	}
+}

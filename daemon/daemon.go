@@ -1,0 +1,295 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/capsuled/capsuled/daemon/store"
+	"github.com/capsuled/capsuled/domain"
+	"github.com/capsuled/capsuled/firewall"
+	"github.com/capsuled/capsuled/imagestore"
+)
+
+// hypervisor is what the daemon asks of libvirt's connection and its network.
+type hypervisor interface {
+	Connected() error
+	Events() <-chan domain.Event
+	EnsureNetwork(context.Context, domain.Network) error
+	Leases(ctx context.Context, network string) ([]domain.Lease, error)
+	PutLease(ctx context.Context, network string, l domain.Lease) error
+	DropLease(ctx context.Context, network string, mac net.HardwareAddr) error
+}
+
+// domains is what the daemon asks of libvirt's domains.
+type domains interface {
+	Define(context.Context, domain.Spec) error
+	Start(context.Context, domain.ID) error
+	Shutdown(ctx context.Context, id domain.ID, grace time.Duration) error
+	Destroy(context.Context, domain.ID) error
+	Undefine(context.Context, domain.ID) error
+	Observe(context.Context) (map[domain.ID]domain.Observed, error)
+	ObserveOne(context.Context, domain.ID) (domain.Observed, error)
+}
+
+// fences is what the daemon asks of the firewall.
+type fences interface {
+	Apply(context.Context, []firewall.Binding) error
+	Put(context.Context, firewall.Binding) error
+	Drop(ctx context.Context, tap string) error
+	Verify(context.Context) ([]string, error)
+	GuardBridge(context.Context) error
+}
+
+// files is what the daemon asks of the disks of capsules, and images of the images they are cloned from.
+type files interface {
+	Prepare(context.Context, []imagestore.Volume) error
+	Clone(ctx context.Context, key string, d imagestore.Digest) (imagestore.File, error)
+	CloneVolume(ctx context.Context, key string, v imagestore.Volume) (imagestore.File, error)
+	Files(ctx context.Context, key string) (map[string]imagestore.File, error)
+	SerialLog(key string) string
+	Erase(ctx context.Context, key string) error
+	Keys(context.Context) ([]string, error)
+	FreeBytes() (int64, error)
+}
+
+type images interface {
+	Import(ctx context.Context, path string, p imagestore.Progress) (imagestore.Image, error)
+	Stat(context.Context, imagestore.Digest) (imagestore.Image, error)
+	Remove(context.Context, imagestore.Digest) error
+	Sweep(ctx context.Context, images map[imagestore.Digest]bool, keys map[string]bool) ([]string, error)
+}
+
+var (
+	_ hypervisor = (*domain.Host)(nil)
+	_ domains    = (*domain.Host)(nil)
+	_ fences     = (*firewall.Chains)(nil)
+	_ files      = (*imagestore.Store)(nil)
+	_ images     = (*imagestore.Store)(nil)
+)
+
+// Quota bounds what one user may hold.
+type Quota struct {
+	CPUs, MemoryMB, DiskGB, Images int
+}
+
+// Options say how a daemon is to be, and what it drives.
+type Options struct {
+	Host      string // this host's name, as callers see it
+	PublicIP  string // where callers reach forwarded ports; "" when unknown
+	Network   domain.Network
+	PortLow   int // host ports for ssh forwards and consoles, both ends included
+	PortHigh  int
+	VNCListen netip.Addr
+
+	Quota        Quota
+	VolumeGB     int
+	SpoolGB      int
+	StopGrace    time.Duration // how long a guest may take to power itself off
+	ReserveBytes int64         // disk space that creating a capsule leaves free
+
+	Patience       time.Duration // how long a step waits for libvirt to come back; 0 means two minutes
+	ReconcileEvery time.Duration // a full pass without any event; 0 means 30 s
+
+	Store      *store.DB
+	Hypervisor hypervisor
+	Domains    domains
+	Fences     fences
+	Files      files
+	Images     images
+	Log        *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Daemon owns the capsules of one host.
+type Daemon struct {
+	opt     Options
+	store   *store.DB
+	hyper   hypervisor
+	domains domains
+	fences  fences
+	files   files
+	images  images
+	log     *slog.Logger
+	metrics *metrics
+
+	procedures map[string]*procedure
+	addresses  addresses
+
+	// births is held for reading while something may exist on disk that no record names yet, and for writing by
+	// the sweep: what is being born is not swept.
+	births sync.RWMutex
+	// fenceMu makes "read the records, then apply the bindings" one act beside the changes of single bindings.
+	fenceMu sync.Mutex
+
+	arrivals arrivals
+
+	dirty chan string // ids of capsules to look at; "" is all of them
+
+	mu      sync.Mutex // guards what follows
+	live    map[string]*act
+	base    context.Context // operations run on it; nil before Run
+	waiting string          // why the daemon is not ready; "" when it is
+	acts    sync.WaitGroup
+}
+
+// New makes a daemon that does nothing until Run.
+func New(opt Options) (*Daemon, error) {
+	if opt.Patience == 0 {
+		opt.Patience = 2 * time.Minute
+	}
+	if opt.ReconcileEvery == 0 {
+		opt.ReconcileEvery = 30 * time.Second
+	}
+	pool, err := newAddresses(opt.Network.Subnet)
+	if err != nil {
+		return nil, err
+	}
+	if opt.PortHigh-opt.PortLow < 1 {
+		return nil, fmt.Errorf("daemon: the port range %d-%d has no room for a pair of ports", opt.PortLow, opt.PortHigh)
+	}
+	d := &Daemon{
+		opt: opt, store: opt.Store, hyper: opt.Hypervisor, domains: opt.Domains, fences: opt.Fences,
+		files: opt.Files, images: opt.Images, log: opt.Log,
+		addresses: pool,
+		dirty:     make(chan string, 1024),
+		live:      map[string]*act{},
+		arrivals:  arrivals{named: map[string]imagestore.Digest{}},
+		waiting:   "the daemon is starting",
+	}
+	d.procedures = d.table()
+	d.metrics = newMetrics(opt.Registerer, d)
+	return d, nil
+}
+
+// Run closes the firewall around what the records name, waits for libvirt, converges, takes up the operations that
+// were open, calls ready, and then serves events and timers until ctx ends. It returns when every operation has
+// stopped; what was not finished is taken up by the next Run.
+func (d *Daemon) Run(ctx context.Context, ready func()) error {
+	d.mu.Lock()
+	d.base = ctx
+	d.mu.Unlock()
+	defer d.acts.Wait()
+
+	if err := d.checkRecords(ctx); err != nil {
+		return err
+	}
+	if err := d.settle(ctx); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	d.wait("")
+	d.log.LogAttrs(ctx, slog.LevelInfo, "ready")
+	ready()
+	d.reconcileLoop(ctx)
+	return nil
+}
+
+// settle brings the host to what the records say, however often that has to be tried.
+func (d *Daemon) settle(ctx context.Context) error {
+	const pause = time.Second
+	stages := []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{"the firewall", d.refence},
+		{"the volume templates", func(ctx context.Context) error {
+			return d.files.Prepare(ctx, d.volumes(d.opt.VolumeGB, d.opt.SpoolGB))
+		}},
+		{"libvirt", func(context.Context) error { return d.hyper.Connected() }},
+		{"converging", d.converge},
+		{"open operations", d.resume},
+	}
+	for _, s := range stages {
+		for said := ""; ; {
+			err := s.do(ctx)
+			if err == nil {
+				break
+			}
+			if ctx.Err() != nil {
+				return nil
+			}
+			if text := err.Error(); text != said {
+				said = text
+				d.log.LogAttrs(ctx, slog.LevelWarn, "not ready yet", slog.String("waits_for", s.name), slog.String("error", text))
+			}
+			d.wait(fmt.Sprintf("%s: %v", s.name, err))
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(pause):
+			}
+		}
+	}
+	return nil
+}
+
+// checkRecords refuses to run over capsules whose records were lost: the sweep would take them for litter.
+func (d *Daemon) checkRecords(ctx context.Context) error {
+	keys, err := d.files.Keys(ctx)
+	if err != nil {
+		return err
+	}
+	var known int
+	if err := d.store.View(ctx, func(tx *store.Tx) (err error) { known, err = tx.CapsulesEver(); return err }); err != nil {
+		return err
+	}
+	if known == 0 && len(keys) > 0 {
+		return fmt.Errorf("daemon: the records name no capsule, but there are files of %d (such as %s): restore capsuled.db from a backup, or move the capsules directory away", len(keys), keys[0])
+	}
+	return nil
+}
+
+func (d *Daemon) wait(reason string) {
+	d.mu.Lock()
+	d.waiting = reason
+	d.mu.Unlock()
+}
+
+// Ready says whether the daemon has converged and libvirt answers, and if not, what it waits for.
+func (d *Daemon) Ready() Readiness {
+	var r Readiness
+	d.mu.Lock()
+	if d.waiting != "" {
+		r.Reasons = append(r.Reasons, d.waiting)
+	}
+	d.mu.Unlock()
+	if err := d.hyper.Connected(); err != nil && len(r.Reasons) == 0 {
+		r.Reasons = append(r.Reasons, fmt.Sprintf("libvirt: %v", err))
+	}
+	r.Ready = len(r.Reasons) == 0
+	return r
+}
+
+// accepting refuses a new operation while it could not be carried out.
+func (d *Daemon) accepting() error {
+	if r := d.Ready(); !r.Ready {
+		return &Error{Code: Unavailable, Message: "the host is not ready, try again: " + r.Reasons[0]}
+	}
+	return nil
+}
+
+// view reads from the records and classifies the error.
+func (d *Daemon) view(ctx context.Context, f func(*store.Tx) error) error {
+	if err := d.store.View(ctx, f); err != nil {
+		return classify(err)
+	}
+	return nil
+}
+
+// missing turns the store's "not found" into the caller's, where the caller named the thing.
+func missing(err error, format string, args ...any) error {
+	if errors.Is(err, store.ErrNotFound) {
+		return errorf(NotFound, format, args...)
+	}
+	return err
+}

@@ -1,0 +1,296 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/capsuled/capsuled/daemon/store"
+)
+
+// step is one idempotent part of a procedure. A step may be run again after a crash at any point of it.
+type step struct {
+	name string
+	do   func(*act, context.Context) error
+	undo func(*act, context.Context) error // nil when there is nothing to undo
+}
+
+// procedure is how one kind of operation is carried out: a row of the table in procedures.go.
+type procedure struct {
+	kind  string
+	steps []step
+	load  func(*store.Tx, *act) error         // reads the record that the operation is about
+	done  func(*store.Tx, *act) error         // writes what came of it
+	fail  func(*store.Tx, *act, *Error) error // writes that it failed, after the undo
+	limit func(step string) time.Duration     // how long a step may take; nil means stepLimit
+	hold  func(*act) (release func())         // what is held from before the first step until the outcome is written
+	after func(*act)                          // once it has ended
+}
+
+const stepLimit = 3 * time.Minute
+
+// act is one operation under way.
+type act struct {
+	d       *Daemon
+	proc    *procedure
+	capsule store.Capsule // for procedures on capsules
+	image   store.Image   // for procedures on images
+	ended   chan struct{}
+
+	mu sync.Mutex // guards op
+	op store.Operation
+}
+
+// newOperation is the journal entry of an act that has not begun.
+func (d *Daemon) newOperation(p *procedure, c Caller, target, owner, argument string) store.Operation {
+	op := store.Operation{
+		ID: uuid.NewString(), Kind: p.kind, Target: target, Owner: owner, Argument: argument,
+		State: string(OperationRunning), Actor: c.GUID, Origin: c.From, Request: c.Request, Started: time.Now(),
+	}
+	for _, s := range p.steps {
+		op.Steps = append(op.Steps, store.Step{Name: s.name, State: "pending"})
+	}
+	return op
+}
+
+// start carries an operation out whose intent is on disk.
+func (d *Daemon) start(op store.Operation) *act {
+	a := &act{d: d, proc: d.procedures[op.Kind], op: op, ended: make(chan struct{})}
+	d.mu.Lock()
+	ctx := d.base
+	d.live[op.ID] = a
+	d.mu.Unlock()
+	d.acts.Go(func() {
+		a.run(ctx)
+		d.mu.Lock()
+		delete(d.live, op.ID)
+		d.mu.Unlock()
+		close(a.ended)
+		if a.proc.after != nil {
+			a.proc.after(a)
+		}
+	})
+	return a
+}
+
+// resume takes up every operation that was open when the daemon ended, from its first step.
+func (d *Daemon) resume(ctx context.Context) error {
+	var open []store.Operation
+	if err := d.store.View(ctx, func(tx *store.Tx) (err error) { open, err = tx.OpenOperations(); return err }); err != nil {
+		return err
+	}
+	for _, op := range open {
+		if d.procedures[op.Kind] == nil {
+			return fmt.Errorf("daemon: operation %s is of a kind this version does not know: %q", op.ID, op.Kind)
+		}
+		d.log.LogAttrs(ctx, slog.LevelInfo, "operation resumed", slog.String("operation", op.ID), slog.String("kind", op.Kind), slog.String("target", op.Target))
+		d.start(op)
+	}
+	return nil
+}
+
+// run does the steps in order and writes what came of them. When the daemon itself is stopping the operation
+// stays open, for the next start to take up.
+func (a *act) run(ctx context.Context) {
+	if a.proc.hold != nil {
+		defer a.proc.hold(a)()
+	}
+	began := time.Now()
+	failed, err := a.steps(ctx)
+	if ctx.Err() != nil {
+		return
+	}
+	var cause *Error
+	if err != nil {
+		cause = classify(err)
+		a.undo(ctx, failed)
+		if ctx.Err() != nil {
+			return
+		}
+	}
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
+		err := a.conclude(ctx, cause)
+		if err == nil {
+			break
+		}
+		// The outcome must reach the records: a full disk is waited for, not forgotten.
+		a.d.log.LogAttrs(ctx, slog.LevelError, "outcome not recorded, trying again", a.attrs(slog.String("error", err.Error()))...)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+	}
+	a.d.metrics.operation(a.op.Kind, cause, time.Since(began))
+	if cause != nil {
+		a.d.log.LogAttrs(ctx, slog.LevelError, "operation failed", a.attrs(slog.String("step", a.op.Step), slog.String("error", cause.Error()))...)
+		return
+	}
+	a.d.log.LogAttrs(ctx, slog.LevelInfo, "operation succeeded", a.attrs(slog.Duration("took", time.Since(began)))...)
+}
+
+func (a *act) attrs(more ...slog.Attr) []slog.Attr {
+	return append([]slog.Attr{slog.String("operation", a.op.ID), slog.String("kind", a.op.Kind), slog.String("target", a.op.Target)}, more...)
+}
+
+// steps runs every step, and returns how many were begun and the error that ended them.
+func (a *act) steps(ctx context.Context) (begun int, err error) {
+	if err := a.d.store.View(ctx, func(tx *store.Tx) error { return a.proc.load(tx, a) }); err != nil {
+		return 0, err
+	}
+	for i, s := range a.proc.steps {
+		if err := a.journal(ctx, i, "running", 0); err != nil {
+			return i, err
+		}
+		began := time.Now()
+		if err := a.patiently(ctx, s.name, s.do); err != nil {
+			a.note(i, "failed", time.Since(began))
+			return i + 1, err
+		}
+		a.note(i, "done", time.Since(began))
+	}
+	return len(a.proc.steps), nil
+}
+
+// undo takes back what the steps before and including the failed one did, in reverse order. What cannot be taken
+// back now is left to the reconciler, who knows from the record that it must go.
+func (a *act) undo(ctx context.Context, begun int) {
+	for i := begun - 1; i >= 0; i-- {
+		s := a.proc.steps[i]
+		if s.undo == nil {
+			continue
+		}
+		if err := a.patiently(ctx, s.name, s.undo); err != nil {
+			a.d.log.LogAttrs(ctx, slog.LevelError, "step not undone", a.attrs(slog.String("step", s.name), slog.String("error", err.Error()))...)
+			continue
+		}
+		if i < begun-1 || a.op.Steps[i].State == "done" {
+			a.note(i, "undone", 0)
+		}
+	}
+}
+
+// patiently runs a step, again as long as the only trouble is that libvirt or the firewall does not answer.
+func (a *act) patiently(ctx context.Context, name string, do func(*act, context.Context) error) error {
+	limit := stepLimit
+	if a.proc.limit != nil {
+		limit = a.proc.limit(name)
+	}
+	deadline := time.Now().Add(a.d.opt.Patience)
+	for {
+		err := within(ctx, limit, func(ctx context.Context) error { return do(a, ctx) })
+		if err == nil || ctx.Err() != nil || classify(err).Code != Unavailable || time.Now().After(deadline) {
+			return err
+		}
+		a.d.log.LogAttrs(ctx, slog.LevelWarn, "step waits", a.attrs(slog.String("step", name), slog.String("error", err.Error()))...)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}
+
+func within(ctx context.Context, limit time.Duration, do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return do(ctx)
+}
+
+// journal writes, before a step runs, that it is about to.
+func (a *act) journal(ctx context.Context, i int, state string, progress int) error {
+	a.mu.Lock()
+	a.op.Step = a.proc.steps[i].name
+	a.op.Steps = slices.Clone(a.op.Steps)
+	a.op.Steps[i] = store.Step{Name: a.op.Step, State: state}
+	a.op.Progress = max(100*i/len(a.proc.steps), progress)
+	op := a.op
+	a.mu.Unlock()
+	return a.d.store.Update(ctx, func(tx *store.Tx) error { return tx.UpdateOperation(op) })
+}
+
+// note remembers how a step ended; the next journal entry writes it down.
+func (a *act) note(i int, state string, took time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.op.Steps = slices.Clone(a.op.Steps)
+	a.op.Steps[i].State = state
+	if took > 0 {
+		a.op.Steps[i].Seconds = took.Seconds()
+	}
+}
+
+// progress tells how far the step under way is, done of total; it is not written to disk.
+func (a *act) progress(done, total int64) {
+	if total <= 0 {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	i := slices.IndexFunc(a.op.Steps, func(s store.Step) bool { return s.Name == a.op.Step })
+	a.op.Progress = int((float64(i) + float64(done)/float64(total)) * 100 / float64(len(a.op.Steps)))
+}
+
+// conclude writes the outcome: of the record, the operation and the audit trail, in one transaction.
+func (a *act) conclude(ctx context.Context, cause *Error) error {
+	a.mu.Lock()
+	op := a.op
+	a.mu.Unlock()
+	op.Ended, op.State, op.Progress = time.Now(), string(OperationSucceeded), 100
+	outcome, detail := "succeeded", ""
+	if cause != nil {
+		op.State, op.Progress = string(OperationFailed), a.op.Progress
+		op.Code, op.Cause, op.Detail = string(cause.Code), cause.Message, cause.Error()
+		outcome, detail = "failed", fmt.Sprintf("step %s: %v", op.Step, cause)
+	}
+	err := a.d.store.Update(ctx, func(tx *store.Tx) error {
+		var err error
+		if cause == nil {
+			err = a.proc.done(tx, a)
+		} else {
+			err = a.proc.fail(tx, a, cause)
+		}
+		if err != nil && !errors.Is(err, store.ErrStale) {
+			return err
+		}
+		if err != nil { // nobody else may move a record with an open operation: say so, and close the operation
+			a.d.log.LogAttrs(ctx, slog.LevelError, "record was moved under an operation", a.attrs()...)
+		}
+		return errors.Join(tx.UpdateOperation(op),
+			tx.Audit(auditRow(op.Actor, op.Origin, op.Request, op.Kind, op.Target, outcome, detail)))
+	})
+	if err == nil {
+		a.mu.Lock()
+		a.op = op
+		a.mu.Unlock()
+	}
+	return err
+}
+
+// auditRow is an audit row of now.
+func auditRow(actor, origin, request, action, target, outcome, detail string) store.Act {
+	return store.Act{At: time.Now(), Actor: actor, Origin: origin, Request: request, Action: action, Target: target, Outcome: outcome, Detail: detail}
+}
+
+// argument reads what a procedure was given beyond the record.
+func argument[T any](a *act) (v T, err error) {
+	if err := json.Unmarshal([]byte(a.op.Argument), &v); err != nil {
+		return v, fmt.Errorf("daemon: argument of operation %s: %w", a.op.ID, err)
+	}
+	return v, nil
+}
+
+func encode(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // only plain structs of ours come here
+	}
+	return string(b)
+}

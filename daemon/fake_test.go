@@ -1,0 +1,355 @@
+package daemon_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/capsuled/capsuled/domain"
+	"github.com/capsuled/capsuled/firewall"
+	"github.com/capsuled/capsuled/imagestore"
+)
+
+// machine is a stateful, strict stand-in for libvirt, the kernel's rules and the disk, for what cannot be had from the
+// real ones: a fault at every single call. Like them it outlives the daemon. The real ones are in internal/e2e.
+type machine struct {
+	mu       sync.Mutex
+	down     error // libvirt is away
+	events   chan domain.Event
+	domains  map[domain.ID]*fakeDomain
+	leases   map[string]domain.Lease // by MAC
+	bindings map[string]firewall.Binding
+	dirs     map[string]map[string]imagestore.File
+	images   map[imagestore.Digest]imagestore.Image
+	sources  map[string]imagestore.Image // what Import finds at a path
+	calls    []string
+	fault    func(n int, call string) fault // asked at every call; nil for none
+	stubborn bool                           // guests ignore the power button
+}
+
+type fakeDomain struct {
+	spec   domain.Spec
+	state  domain.RunState
+	reason domain.Reason
+}
+
+// fault says what happens at a call: an error before its effect or after it, or that the daemon dies there.
+type fault int
+
+const (
+	none fault = iota
+	errBefore
+	errAfter
+	dieBefore
+	dieAfter
+)
+
+var errInjected = errors.New("injected")
+
+func newMachine() *machine {
+	return &machine{
+		events: make(chan domain.Event, 64), domains: map[domain.ID]*fakeDomain{}, leases: map[string]domain.Lease{},
+		bindings: map[string]firewall.Binding{}, dirs: map[string]map[string]imagestore.File{},
+		images: map[imagestore.Digest]imagestore.Image{}, sources: map[string]imagestore.Image{},
+	}
+}
+
+// call runs the effect of one call, or the fault that is due there. A death is a call that never returns.
+func (m *machine) call(ctx context.Context, name string, effect func() error) error {
+	m.mu.Lock()
+	f := none
+	if m.fault != nil {
+		f = m.fault(len(m.calls), name)
+	}
+	m.calls = append(m.calls, name)
+	var err error
+	if f != errBefore && f != dieBefore {
+		err = effect()
+	}
+	m.mu.Unlock()
+	switch f {
+	case errBefore, errAfter:
+		return fmt.Errorf("%s: %w", name, errInjected)
+	case dieBefore, dieAfter:
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return err
+}
+
+// away fails what libvirt would be asked.
+func (m *machine) away(effect func() error) func() error {
+	return func() error {
+		if m.down != nil {
+			return fmt.Errorf("%w: %w", domain.ErrUnavailable, m.down)
+		}
+		return effect()
+	}
+}
+
+// --- hypervisor and domains
+
+func (m *machine) Connected() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.down
+}
+
+func (m *machine) Events() <-chan domain.Event { return m.events }
+
+func (m *machine) EnsureNetwork(ctx context.Context, _ domain.Network) error {
+	return m.call(ctx, "EnsureNetwork", m.away(func() error { return nil }))
+}
+
+func (m *machine) Leases(ctx context.Context, _ string) (l []domain.Lease, err error) {
+	err = m.call(ctx, "Leases", m.away(func() error { l = slices.Collect(maps.Values(m.leases)); return nil }))
+	return l, err
+}
+
+func (m *machine) PutLease(ctx context.Context, _ string, l domain.Lease) error {
+	return m.call(ctx, "PutLease", m.away(func() error {
+		for mac, other := range m.leases {
+			if other.IP == l.IP {
+				delete(m.leases, mac)
+			}
+		}
+		m.leases[l.MAC.String()] = l
+		return nil
+	}))
+}
+
+func (m *machine) DropLease(ctx context.Context, _ string, mac net.HardwareAddr) error {
+	return m.call(ctx, "DropLease", m.away(func() error { delete(m.leases, mac.String()); return nil }))
+}
+
+func (m *machine) Define(ctx context.Context, s domain.Spec) error {
+	return m.call(ctx, "Define", m.away(func() error {
+		for _, d := range s.Disks {
+			if _, ok := m.dirs[string(s.ID)]; !ok {
+				return fmt.Errorf("no disk %s", d.Path)
+			}
+		}
+		if d := m.domains[s.ID]; d != nil {
+			d.spec = s
+			return nil
+		}
+		m.domains[s.ID] = &fakeDomain{spec: s, state: domain.Off}
+		return nil
+	}))
+}
+
+func (m *machine) Start(ctx context.Context, id domain.ID) error {
+	return m.call(ctx, "Start", m.away(func() error {
+		d := m.domains[id]
+		if d == nil {
+			return domain.ErrNotFound
+		}
+		if b, ok := m.bindings[d.spec.NIC.Tap]; !ok || b.Policy != firewall.Maintenance {
+			return errors.New("started without a fence")
+		}
+		if _, ok := m.leases[d.spec.NIC.MAC.String()]; !ok {
+			return errors.New("started without a lease")
+		}
+		d.state, d.reason = domain.Running, domain.ReasonNone
+		return nil
+	}))
+}
+
+func (m *machine) Shutdown(ctx context.Context, id domain.ID, _ time.Duration) error {
+	return m.call(ctx, "Shutdown", m.away(func() error {
+		d := m.domains[id]
+		if d == nil {
+			return domain.ErrNotFound
+		}
+		if d.state != domain.Off && m.stubborn {
+			return domain.ErrStillRunning
+		}
+		d.state, d.reason = domain.Off, domain.ReasonShutdown
+		return nil
+	}))
+}
+
+func (m *machine) Destroy(ctx context.Context, id domain.ID) error {
+	return m.call(ctx, "Destroy", m.away(func() error {
+		if d := m.domains[id]; d != nil && d.state != domain.Off {
+			d.state, d.reason = domain.Off, domain.ReasonDestroyed
+		}
+		return nil
+	}))
+}
+
+func (m *machine) Undefine(ctx context.Context, id domain.ID) error {
+	return m.call(ctx, "Undefine", m.away(func() error {
+		if d := m.domains[id]; d != nil && d.state != domain.Off {
+			return domain.ErrConflict
+		}
+		delete(m.domains, id)
+		return nil
+	}))
+}
+
+func (m *machine) observed(id domain.ID) domain.Observed {
+	d := m.domains[id]
+	return domain.Observed{ID: id, Name: d.spec.Name, Record: d.spec.Record, State: d.state, Reason: d.reason}
+}
+
+func (m *machine) Observe(ctx context.Context) (seen map[domain.ID]domain.Observed, err error) {
+	err = m.call(ctx, "Observe", m.away(func() error {
+		seen = map[domain.ID]domain.Observed{}
+		for id := range m.domains {
+			seen[id] = m.observed(id)
+		}
+		return nil
+	}))
+	return seen, err
+}
+
+func (m *machine) ObserveOne(ctx context.Context, id domain.ID) (o domain.Observed, err error) {
+	err = m.call(ctx, "ObserveOne", m.away(func() error {
+		if m.domains[id] == nil {
+			return domain.ErrNotFound
+		}
+		o = m.observed(id)
+		return nil
+	}))
+	return o, err
+}
+
+// --- fences
+
+func (m *machine) Apply(ctx context.Context, all []firewall.Binding) error {
+	return m.call(ctx, "Apply", func() error {
+		clear(m.bindings)
+		seen := map[string]bool{}
+		for _, b := range all {
+			if seen[b.IP.String()] {
+				return fmt.Errorf("two bindings have %s", b.IP)
+			}
+			seen[b.IP.String()] = true
+			m.bindings[b.Tap] = b
+		}
+		return nil
+	})
+}
+
+func (m *machine) Put(ctx context.Context, b firewall.Binding) error {
+	return m.call(ctx, "Put", func() error { m.bindings[b.Tap] = b; return nil })
+}
+
+func (m *machine) Drop(ctx context.Context, tap string) error {
+	return m.call(ctx, "Drop", func() error {
+		for _, d := range m.domains {
+			if d.spec.NIC.Tap == tap && d.state != domain.Off {
+				return errors.New("fence dropped under a running domain")
+			}
+		}
+		delete(m.bindings, tap)
+		return nil
+	})
+}
+
+func (m *machine) Verify(ctx context.Context) ([]string, error) {
+	return nil, m.call(ctx, "Verify", func() error { return nil })
+}
+
+func (m *machine) GuardBridge(ctx context.Context) error {
+	return m.call(ctx, "GuardBridge", func() error { return nil })
+}
+
+// --- files and images
+
+func (m *machine) Prepare(ctx context.Context, _ []imagestore.Volume) error {
+	return m.call(ctx, "Prepare", func() error { return nil })
+}
+
+func (m *machine) file(key, name string) (f imagestore.File) {
+	if m.dirs[key] == nil {
+		m.dirs[key] = map[string]imagestore.File{}
+	}
+	f = imagestore.File{Path: "/capsules/" + key + "/" + name, Format: imagestore.Raw, Method: "reflink"}
+	m.dirs[key][name] = f
+	return f
+}
+
+func (m *machine) Clone(ctx context.Context, key string, d imagestore.Digest) (f imagestore.File, err error) {
+	err = m.call(ctx, "Clone", func() error {
+		if _, ok := m.images[d]; !ok {
+			return imagestore.ErrNotFound
+		}
+		f = m.file(key, "disk")
+		return nil
+	})
+	return f, err
+}
+
+func (m *machine) CloneVolume(ctx context.Context, key string, v imagestore.Volume) (f imagestore.File, err error) {
+	err = m.call(ctx, "CloneVolume", func() error { f = m.file(key, v.Name); return nil })
+	return f, err
+}
+
+func (m *machine) Files(ctx context.Context, key string) (all map[string]imagestore.File, err error) {
+	err = m.call(ctx, "Files", func() error { all = maps.Clone(m.dirs[key]); return nil })
+	return all, err
+}
+
+func (m *machine) SerialLog(key string) string { return "/capsules/" + key + "/serial.log" }
+
+func (m *machine) Erase(ctx context.Context, key string) error {
+	return m.call(ctx, "Erase", func() error {
+		if d := m.domains[domain.ID(key)]; d != nil && d.state != domain.Off {
+			return errors.New("erased under a running domain")
+		}
+		delete(m.dirs, key)
+		return nil
+	})
+}
+
+func (m *machine) Keys(context.Context) ([]string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Collect(maps.Keys(m.dirs)), nil
+}
+
+func (m *machine) FreeBytes() (int64, error) { return 1 << 40, nil }
+
+func (m *machine) Import(ctx context.Context, path string, p imagestore.Progress) (i imagestore.Image, err error) {
+	err = m.call(ctx, "Import", func() error {
+		p("copy", 1, 2)
+		var ok bool
+		if i, ok = m.sources[path]; !ok {
+			return fmt.Errorf("%w: no such file", imagestore.ErrInvalid)
+		}
+		m.images[i.Digest] = i
+		return nil
+	})
+	return i, err
+}
+
+func (m *machine) Stat(ctx context.Context, d imagestore.Digest) (i imagestore.Image, err error) {
+	err = m.call(ctx, "Stat", func() error {
+		var ok bool
+		if i, ok = m.images[d]; !ok {
+			return imagestore.ErrNotFound
+		}
+		return nil
+	})
+	return i, err
+}
+
+func (m *machine) Remove(ctx context.Context, d imagestore.Digest) error {
+	return m.call(ctx, "Remove", func() error { delete(m.images, d); return nil })
+}
+
+func (m *machine) Sweep(ctx context.Context, images map[imagestore.Digest]bool, keys map[string]bool) (removed []string, err error) {
+	err = m.call(ctx, "Sweep", func() error {
+		maps.DeleteFunc(m.images, func(d imagestore.Digest, _ imagestore.Image) bool { return !images[d] })
+		maps.DeleteFunc(m.dirs, func(k string, _ map[string]imagestore.File) bool { return !keys[k] })
+		return nil
+	})
+	return nil, err
+}

@@ -1,0 +1,338 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/capsuled/capsuled/daemon/store"
+	"github.com/capsuled/capsuled/domain"
+	"github.com/capsuled/capsuled/firewall"
+	"github.com/capsuled/capsuled/imagestore"
+)
+
+// look asks the reconciler to look at one capsule, or with "" at everything. It never blocks: when too much is asked
+// for at once, the next full pass sees to it.
+func (d *Daemon) look(id string) {
+	select {
+	case d.dirty <- id:
+	default:
+	}
+}
+
+// reconcileLoop serves libvirt's events, the wishes of look and the timer until ctx ends.
+func (d *Daemon) reconcileLoop(ctx context.Context) {
+	tick := time.NewTicker(d.opt.ReconcileEvery)
+	defer tick.Stop()
+	for {
+		id := ""
+		select {
+		case <-ctx.Done():
+			return
+		case e := <-d.hyper.Events():
+			id = string(e.ID)
+		case id = <-d.dirty:
+		case <-tick.C:
+		}
+		var err error
+		if id == "" {
+			err = d.converge(ctx)
+		} else {
+			err = d.reconcile(ctx, id)
+		}
+		if err != nil && ctx.Err() == nil {
+			d.log.LogAttrs(ctx, slog.LevelWarn, "not reconciled, will try again", slog.String("capsule", id), slog.String("error", err.Error()))
+		}
+	}
+}
+
+// verdict is what the reconciler makes of one capsule: the operation that brings its record and its domain
+// together ("" when they are), and why.
+type verdict struct {
+	kind  string
+	cause string
+}
+
+// judge compares a record with what libvirt says. It is pure; present is false when libvirt has no such domain.
+func judge(state State, o domain.Observed, present bool) verdict {
+	runs := present && (o.State == domain.Running || o.State == domain.Paused)
+	switch {
+	case state == DeleteError:
+		return verdict{kind: opDelete}
+	case (state == Shutdown || state == Failed) && runs:
+		return verdict{opEvict, "its domain was running outside capsuled's control, and was ended"}
+	case state != Running || runs || present && o.State == domain.Unknown:
+		return verdict{}
+	case !present:
+		return verdict{opCrash, "its domain is gone from libvirt"}
+	}
+	switch o.Reason {
+	case domain.ReasonShutdown:
+		return verdict{kind: opPoweroff}
+	case domain.ReasonCrashed, domain.ReasonFailed:
+		return verdict{opCrash, fmt.Sprintf("its QEMU process died (libvirt says %q); libvirt's log of domain %s says more", o.Reason, o.Name)}
+	case domain.ReasonDestroyed:
+		return verdict{opPoweroff, "its domain was ended through libvirt by someone else"}
+	}
+	return verdict{opPoweroff, "its domain was found off: the host or libvirt was restarted"}
+}
+
+// reconcile looks at one capsule.
+func (d *Daemon) reconcile(ctx context.Context, id string) error {
+	o, err := d.domains.ObserveOne(ctx, domain.ID(id))
+	present := err == nil
+	if err != nil && !errors.Is(err, domain.ErrNotFound) {
+		return err
+	}
+	var c store.Capsule
+	err = d.store.View(ctx, func(tx *store.Tx) (err error) { c, err = tx.Capsule(id); return err })
+	if errors.Is(err, store.ErrNotFound) {
+		return d.reconcileStray(ctx, id, o, present)
+	}
+	if err != nil {
+		return err
+	}
+	return d.settleOne(ctx, c, o, present)
+}
+
+// settleOne brings one record and its domain together. An operation under way is left alone: it is looked at when it ends.
+func (d *Daemon) settleOne(ctx context.Context, c store.Capsule, o domain.Observed, present bool) error {
+	v := judge(c.State, o, present)
+	if v.kind == "" {
+		return d.noticePause(ctx, c, o)
+	}
+	argument := ""
+	if v.cause != "" {
+		argument = encode(reason{v.cause})
+	}
+	_, err := d.begin(ctx, itself, v.kind, c.ID, argument)
+	if e := classify(err); e != nil && (e.Code == Busy || e.Code == Conflict) {
+		return nil // it moved meanwhile, and will be looked at again
+	} else if e != nil {
+		return e
+	}
+	d.log.LogAttrs(ctx, slog.LevelWarn, "capsule is not as recorded", slog.String("capsule", c.ID), slog.String("state", string(c.State)),
+		slog.String("operation", v.kind), slog.String("cause", v.cause))
+	return nil
+}
+
+const pausedCause = "paused by an error of its disk: the host's disk may be full"
+
+// noticePause says of a running capsule that it stands still, and takes it back when it runs again.
+func (d *Daemon) noticePause(ctx context.Context, c store.Capsule, o domain.Observed) error {
+	cause := c.Cause
+	switch {
+	case c.State == Running && o.State == domain.Paused && o.Reason == domain.ReasonIOError:
+		cause = pausedCause
+	case c.State == Running && o.State == domain.Running && c.Cause == pausedCause:
+		cause = ""
+	}
+	if cause == c.Cause {
+		return nil
+	}
+	return d.store.Update(ctx, func(tx *store.Tx) error { return tx.SetCause(c.ID, cause) })
+}
+
+// reconcileStray ends a domain whose capsule was deleted. One that no record ever named is not ours to end: it may be
+// another daemon's, or the records may be an old backup.
+func (d *Daemon) reconcileStray(ctx context.Context, record string, o domain.Observed, present bool) error {
+	if !present || o.Record != record {
+		return nil
+	}
+	ever := false
+	if err := d.store.View(ctx, func(tx *store.Tx) (err error) { ever, _, err = tx.CapsuleWas(record); return err }); err != nil || !ever {
+		return err
+	}
+	d.log.LogAttrs(ctx, slog.LevelWarn, "domain of a deleted capsule ended", slog.String("domain", o.Name))
+	if err := d.domains.Destroy(ctx, o.ID); err != nil {
+		return err
+	}
+	return d.domains.Undefine(ctx, o.ID)
+}
+
+// converge is the full pass: network, leases, firewall, files and every capsule.
+func (d *Daemon) converge(ctx context.Context) error {
+	if err := d.hyper.Connected(); err != nil {
+		return err
+	}
+	if err := d.hyper.EnsureNetwork(ctx, d.opt.Network); err != nil {
+		return err
+	}
+	// Observed before the records are read: what is observed then has its record already.
+	seen, err := d.domains.Observe(ctx)
+	if err != nil {
+		return err
+	}
+	var capsules []store.Capsule
+	if err := d.store.View(ctx, func(tx *store.Tx) (err error) { capsules, err = tx.Capsules(); return err }); err != nil {
+		return err
+	}
+	errs := []error{
+		d.fences.GuardBridge(ctx),
+		d.mendFence(ctx),
+		d.mendLeases(ctx, capsules),
+		d.sweep(ctx),
+	}
+	known := make(map[domain.ID]bool, len(capsules))
+	for _, c := range capsules {
+		id := domain.ID(c.ID)
+		known[id] = true
+		o, present := seen[id]
+		errs = append(errs, d.settleOne(ctx, c, o, present))
+		if c.State == Failed && !c.Provisioned && present {
+			errs = append(errs, d.clearUnmade(ctx, c))
+		}
+	}
+	for id, o := range seen {
+		if !known[id] {
+			errs = append(errs, d.reconcileStray(ctx, string(id), o, true))
+		}
+	}
+	errs = append(errs, d.store.Update(ctx, func(tx *store.Tx) error { return tx.PruneOperations(time.Now().Add(-operationsKept)) }))
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	d.metrics.reconciled.SetToCurrentTime()
+	return nil
+}
+
+// operationsKept is how long ended operations can be looked up; the audit trail keeps what they did for ever.
+const operationsKept = 30 * 24 * time.Hour
+
+// clearUnmade takes away what a failed creation could not undo while libvirt was away.
+func (d *Daemon) clearUnmade(ctx context.Context, c store.Capsule) error {
+	if err := d.domains.Destroy(ctx, domain.ID(c.ID)); err != nil {
+		return err
+	}
+	return d.domains.Undefine(ctx, domain.ID(c.ID))
+}
+
+// refence applies the bindings of every capsule that has one. What the records do not name is closed.
+func (d *Daemon) refence(ctx context.Context) error {
+	d.fenceMu.Lock()
+	defer d.fenceMu.Unlock()
+	var capsules []store.Capsule
+	if err := d.store.View(ctx, func(tx *store.Tx) (err error) { capsules, err = tx.Capsules(); return err }); err != nil {
+		return err
+	}
+	var all []firewall.Binding
+	for _, c := range capsules {
+		if !fenced[c.State] {
+			continue
+		}
+		mode := c.Mode
+		if c.State == LaunchPending {
+			mode = moves[opLaunch].mode
+		}
+		b, err := binding(c, mode)
+		if err != nil {
+			return err
+		}
+		all = append(all, b)
+	}
+	return d.fences.Apply(ctx, all)
+}
+
+// mendFence restores what others changed.
+func (d *Daemon) mendFence(ctx context.Context) error {
+	d.fenceMu.Lock()
+	drift, err := d.fences.Verify(ctx)
+	d.fenceMu.Unlock()
+	if err != nil || len(drift) == 0 {
+		return err
+	}
+	d.log.LogAttrs(ctx, slog.LevelWarn, "firewall differs from the records, restoring it", slog.Any("differences", drift))
+	return d.refence(ctx)
+}
+
+// mendLeases adds the leases that libvirt lost and drops those that no capsule holds.
+func (d *Daemon) mendLeases(ctx context.Context, capsules []store.Capsule) error {
+	network := d.opt.Network.Name
+	have, err := d.hyper.Leases(ctx, network)
+	if err != nil {
+		return err
+	}
+	absent := map[string]store.Capsule{}
+	for _, c := range capsules {
+		if c.MAC != "" {
+			absent[c.MAC] = c
+		}
+	}
+	var errs []error
+	for _, l := range have {
+		c, ok := absent[l.MAC.String()]
+		if ok && c.Address == l.IP.String() {
+			delete(absent, c.MAC)
+		}
+		if ok || d.leaseHeld(ctx, l) {
+			continue // another address is put right below; an unknown holder came after the records were read
+		}
+		errs = append(errs, d.hyper.DropLease(ctx, network, l.MAC))
+	}
+	for _, c := range absent {
+		if !c.Provisioned {
+			continue // its creation is under way, or has failed
+		}
+		l, err := lease(c)
+		errs = append(errs, err)
+		if err == nil {
+			errs = append(errs, d.hyper.PutLease(ctx, network, l))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (d *Daemon) leaseHeld(ctx context.Context, l domain.Lease) bool {
+	held := true
+	err := d.store.View(ctx, func(tx *store.Tx) (err error) {
+		all, err := tx.HeldAddresses()
+		held = all[l.IP.String()]
+		return err
+	})
+	return err != nil || held
+}
+
+// sweep removes files that no record names. It is put off while an import is under way: its bytes have no record yet.
+func (d *Daemon) sweep(ctx context.Context) error {
+	if !d.births.TryLock() {
+		return nil
+	}
+	defer d.births.Unlock()
+	digests, keep := map[imagestore.Digest]bool{}, map[string]bool{}
+	keys, err := d.files.Keys(ctx)
+	if err != nil {
+		return err
+	}
+	unexplained := 0
+	err = d.store.View(ctx, func(tx *store.Tx) error {
+		all, err := tx.Images()
+		if err != nil {
+			return err
+		}
+		for _, i := range all {
+			digests[imagestore.Digest(i.Digest)] = true
+		}
+		for _, k := range keys {
+			ever, lives, err := tx.CapsuleWas(k)
+			if err != nil {
+				return err
+			}
+			if !ever {
+				unexplained++
+			}
+			keep[k] = lives || !ever // what cannot be explained is data that someone may miss
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	d.metrics.unexplained.Set(float64(unexplained))
+	removed, err := d.images.Sweep(ctx, digests, keep)
+	for _, r := range removed {
+		d.log.LogAttrs(ctx, slog.LevelInfo, "swept", slog.String("what", r))
+	}
+	return err
+}

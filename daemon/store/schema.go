@@ -1,0 +1,145 @@
+package store
+
+import (
+	"context"
+	"fmt"
+)
+
+// migrations bring the schema from version i to i+1, in order; PRAGMA user_version says where a store is. A
+// migration that has landed is never edited: a change is a new one.
+var migrations = []string{
+	// 1: capsules, images, users, operations, audit
+	`
+CREATE TABLE users (
+	guid       TEXT PRIMARY KEY,
+	email      TEXT NOT NULL DEFAULT '',
+	tou        INTEGER NOT NULL DEFAULT 0,
+	public_key TEXT
+) STRICT;
+
+CREATE TABLE images (
+	id             TEXT PRIMARY KEY,
+	name           TEXT NOT NULL,
+	description    TEXT NOT NULL,
+	state          TEXT NOT NULL,
+	public         INTEGER NOT NULL,
+	owner          TEXT NOT NULL REFERENCES users,
+	charged        INTEGER NOT NULL,     -- counts against the owner's image quota
+	digest         TEXT NOT NULL DEFAULT '',
+	format         TEXT NOT NULL DEFAULT '',
+	file_bytes     INTEGER NOT NULL DEFAULT 0,
+	virtual_bytes  INTEGER NOT NULL DEFAULT 0,
+	login_user     TEXT NOT NULL,
+	login_password TEXT NOT NULL,
+	created_at     INTEGER NOT NULL,
+	updated_at     INTEGER NOT NULL,
+	deleted_at     INTEGER
+) STRICT;
+CREATE UNIQUE INDEX image_name ON images (name) WHERE deleted_at IS NULL;
+CREATE INDEX image_digest ON images (digest) WHERE deleted_at IS NULL;
+
+CREATE TABLE capsules (
+	id             TEXT PRIMARY KEY,
+	key            TEXT NOT NULL UNIQUE, -- name of the domain, the tap and the chains
+	state          TEXT NOT NULL,
+	mode           TEXT NOT NULL,
+	cause          TEXT NOT NULL DEFAULT '',
+	provisioned    INTEGER NOT NULL DEFAULT 0, -- its files, lease and domain were all made once
+	charged        INTEGER NOT NULL DEFAULT 1, -- counts against the owner's quota
+	type           TEXT NOT NULL,
+	owner          TEXT NOT NULL REFERENCES users,
+	image_id       TEXT NOT NULL REFERENCES images,
+	vcpus          INTEGER NOT NULL,
+	memory_mb      INTEGER NOT NULL,
+	volume_gb      INTEGER NOT NULL,
+	spool_gb       INTEGER NOT NULL,
+	generation     TEXT NOT NULL,
+	login_user     TEXT NOT NULL,
+	login_password TEXT NOT NULL,
+	consent        INTEGER,
+	title          TEXT, desc_nature TEXT, desc_requirement TEXT, desc_links TEXT, desc_outside_data TEXT,
+	rr_data_files  TEXT, rr_result_usage TEXT, desc_shared TEXT,
+	created_at     INTEGER NOT NULL,
+	deleted_at     INTEGER
+) STRICT;
+
+CREATE TABLE ports (
+	port    INTEGER PRIMARY KEY,
+	capsule TEXT NOT NULL REFERENCES capsules,
+	use     TEXT NOT NULL CHECK (use IN ('ssh', 'vnc')),
+	UNIQUE (capsule, use)
+) STRICT;
+
+CREATE TABLE addresses (
+	address TEXT PRIMARY KEY,
+	mac     TEXT NOT NULL UNIQUE,
+	capsule TEXT NOT NULL UNIQUE REFERENCES capsules
+) STRICT;
+
+CREATE TABLE members (
+	capsule     TEXT NOT NULL REFERENCES capsules,
+	guid        TEXT NOT NULL REFERENCES users,
+	role        TEXT NOT NULL,
+	tou         INTEGER NOT NULL,
+	full_access INTEGER,
+	PRIMARY KEY (capsule, guid)
+) STRICT;
+CREATE INDEX member_guid ON members (guid);
+
+CREATE TABLE operations (
+	id       TEXT PRIMARY KEY,
+	kind     TEXT NOT NULL,
+	target   TEXT NOT NULL,
+	owner    TEXT NOT NULL,               -- may see it, beside administrators and the target's members
+	state    TEXT NOT NULL,
+	step     TEXT NOT NULL DEFAULT '',
+	steps    TEXT NOT NULL,               -- JSON: [{name, state, seconds}]
+	progress INTEGER NOT NULL DEFAULT 0,
+	code     TEXT NOT NULL DEFAULT '',
+	cause    TEXT NOT NULL DEFAULT '',    -- for everyone who may see it
+	detail   TEXT NOT NULL DEFAULT '',    -- for administrators
+	argument TEXT NOT NULL DEFAULT '',    -- what the steps need beyond the record
+	actor    TEXT NOT NULL,
+	origin   TEXT NOT NULL,
+	request  TEXT NOT NULL,
+	started  INTEGER NOT NULL,
+	ended    INTEGER
+) STRICT;
+CREATE UNIQUE INDEX operation_open ON operations (target) WHERE ended IS NULL;
+CREATE INDEX operation_started ON operations (started);
+CREATE INDEX operation_target ON operations (target, started);
+
+CREATE TABLE audit (
+	seq     INTEGER PRIMARY KEY AUTOINCREMENT,
+	at      INTEGER NOT NULL,
+	actor   TEXT NOT NULL,
+	origin  TEXT NOT NULL,
+	request TEXT NOT NULL,
+	action  TEXT NOT NULL,
+	target  TEXT NOT NULL,
+	outcome TEXT NOT NULL,
+	detail  TEXT NOT NULL
+) STRICT;
+CREATE TRIGGER audit_keep BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END;
+CREATE TRIGGER audit_fixed BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END;
+`,
+}
+
+func (db *DB) migrate(ctx context.Context) error {
+	return db.Update(ctx, func(t *Tx) error {
+		var version int
+		if err := t.tx.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
+			return fmt.Errorf("store: schema version: %w", err)
+		}
+		if version > len(migrations) {
+			return fmt.Errorf("store: schema version %d is newer than this daemon's %d: run the newer daemon, or restore a backup", version, len(migrations))
+		}
+		for ; version < len(migrations); version++ {
+			if _, err := t.exec(migrations[version]); err != nil {
+				return fmt.Errorf("store: migration %d: %w", version+1, err)
+			}
+		}
+		_, err := t.exec(fmt.Sprintf("PRAGMA user_version = %d", version))
+		return err
+	})
+}
