@@ -45,7 +45,7 @@ func TestLoopFS(t *testing.T) {
 
 func virsh(t *testing.T, args ...string) string {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "virsh", append([]string{"-c", "qemu:///system"}, args...)...).CombinedOutput()
+	out, err := exec.Command("virsh", append([]string{"-c", "qemu:///system"}, args...)...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("virsh %v: %v: %s", args, err, out)
 	}
