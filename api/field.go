@@ -48,7 +48,7 @@ func checkText(v string, min, max int, extra string) error {
 	case n < min && n == 0:
 		return errors.New("must not be empty")
 	case n < min || n > max:
-		return fmt.Errorf("must have %d to %d characters, not %d", min, max, n)
+		return fmt.Errorf("must have at least %d and at most %d characters, not %d", min, max, n)
 	}
 	return nil
 }

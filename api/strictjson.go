@@ -54,7 +54,7 @@ func decodeJSON(body string, into any) error {
 	}
 	err := json.Unmarshal([]byte(body), into)
 	if t, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		return invalid("%s must be a %s, not a %s", t.Field, jsonKind(t.Type), t.Value)
+		return invalid("%s must be of type %s, not %s", t.Field, jsonKind(t.Type), t.Value)
 	}
 	if err != nil {
 		return malformed(err)

@@ -1,0 +1,200 @@
+package api_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/capsuled/capsuled/api/wire"
+	"github.com/capsuled/capsuled/daemon"
+)
+
+const createForm = "imageid=image-1&loginusername=dcuser&loginpassword=secret"
+
+// What HTTP itself refuses, and how: before any verb is called.
+func TestRefusals(t *testing.T) {
+	h := start(t, nil)
+	const image = `{"name":"n","path":"/p"}`
+	for _, row := range []struct {
+		name, method, path, body string
+		head                     []string
+		status                   int
+		text                     string
+	}{
+		{name: "JSON to the capsule dialect", method: "POST", path: "/createvm", body: "{}", head: []string{"Content-Type: application/json"}, status: 415, text: "application/x-www-form-urlencoded"},
+		{name: "multipart", method: "POST", path: "/createvm", body: createForm, head: []string{"Content-Type: multipart/form-data; boundary=x"}, status: 415},
+		{name: "another charset", method: "POST", path: "/createvm", body: createForm, head: []string{"Content-Type: application/x-www-form-urlencoded; charset=latin1"}, status: 415},
+		{name: "two media types", method: "POST", path: "/show", body: "", head: []string{"Content-Type: text/plain", "Content-Type: application/x-www-form-urlencoded"}, status: 415},
+		{name: "compressed", method: "POST", path: "/createvm", body: createForm, head: []string{"Content-Encoding: gzip"}, status: 415},
+		{name: "form to the native dialect", method: "POST", path: "/v1/images", body: image, head: []string{"Content-Type: application/x-www-form-urlencoded"}, status: 415, text: "application/json"},
+		{name: "10 MB parameter", method: "POST", path: "/createvm", body: createForm + "&title=" + strings.Repeat("a", 10<<20), status: 413, text: "exceeds"},
+		{name: "10 MB document", method: "POST", path: "/v1/images", body: strings.Repeat("a", 10<<20), status: 413},
+		{name: "parameters in the query", method: "POST", path: "/launchvm?vmid=" + firstCapsule, status: 400, text: "query string"},
+		{name: "empty query", method: "POST", path: "/show?", status: 400, text: "query string"},
+		{name: "query of the native dialect", method: "POST", path: "/v1/images?public=true", body: image, status: 400, text: "query string"},
+		{name: "unknown in a query", method: "GET", path: "/listvms?vmid=x", status: 400, text: "no parameter is allowed"},
+		{name: "unknown in an operations query", method: "GET", path: "/v1/operations?owner=x", status: 400, text: "allowed: target, state, limit"},
+		{name: "state", method: "GET", path: "/v1/operations?state=done", status: 400, text: "running, succeeded, failed"},
+		{name: "limit", method: "GET", path: "/v1/operations?limit=0", status: 400, text: "from 1 to 1000"},
+		{name: "wait", method: "GET", path: "/v1/operations/op-1?wait=61", status: 400, text: "from 0 to 60"},
+		{name: "wait twice", method: "GET", path: "/v1/operations/op-1?wait=1&wait=2", status: 400, text: "more than once"},
+		{name: "query of an image", method: "GET", path: "/v1/images/image-1?x=1", status: 400},
+		{name: "query of a delete", method: "DELETE", path: "/v1/images/image-1?force=true", status: 400},
+		{name: "relative image", method: "POST", path: "/v1/images", body: `{"name":"n","path":"p"}`, status: 400, text: "absolute"},
+		{name: "image through ..", method: "POST", path: "/v1/images", body: `{"name":"n","path":"/srv/../etc/shadow"}`, status: 400, text: "absolute"},
+		{name: "image without a name", method: "POST", path: "/v1/images", body: `{"path":"/p"}`, status: 400, text: "name must not be empty"},
+		{name: "image with a NUL", method: "POST", path: "/v1/images", body: `{"name":"n","path":"/p\u0000"}`, status: 400, text: "path must not contain control"},
+		{name: "image with a URL", method: "POST", path: "/v1/images", body: `{"name":"n","path":"http://169.254.169.254/"}`, status: 400, text: "absolute"},
+		{name: "image id with a path", method: "GET", path: "/v1/images/..%2F..%2Fetc", status: 404},
+		{name: "image id in escapes", method: "GET", path: "/v1/images/%1b%5b", status: 404, text: "no such image"},
+		{name: "GET of a POST", method: "GET", path: "/createvm", status: 405, text: "POST"},
+		{name: "DELETE of a capsule", method: "DELETE", path: "/sloan-ws/deletevm", status: 405},
+		{name: "OPTIONS", method: "OPTIONS", path: "/v1/images", status: 405},
+		{name: "TRACE", method: "TRACE", path: "/show", status: 405},
+		{name: "a method of their own", method: "BREW", path: "/healthz", status: 405, text: "GET, HEAD"},
+		{name: "root", method: "GET", path: "/", status: 404},
+		{name: "prefix alone", method: "POST", path: "/sloan-ws", status: 404},
+		{name: "native under the prefix", method: "GET", path: "/sloan-ws/v1/images", status: 404},
+		{name: "trailing slash", method: "POST", path: "/show/", status: 404},
+		{name: "double slash", method: "POST", path: "//show", status: 404},
+		{name: "dots", method: "POST", path: "/x/../show", status: 404},
+		{name: "capitals", method: "POST", path: "/Show", status: 404},
+		{name: "unknown version", method: "GET", path: "/v2/images", status: 404},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			r := request(t, row.method, "http://capsuled"+row.path, row.body)
+			for _, line := range row.head {
+				name, _, _ := strings.Cut(line, ": ")
+				r.Header.Del(name)
+			}
+			for _, line := range row.head {
+				name, value, _ := strings.Cut(line, ": ")
+				r.Header.Add(name, value)
+			}
+			a := do(t, h.unix, r)
+			if a.StatusCode != row.status || !strings.Contains(a.body, row.text) {
+				t.Errorf("got %d %s, want %d with %q", a.StatusCode, a.body, row.status, row.text)
+			}
+			checkEnvelope(t, a, strings.HasPrefix(row.path, "/v1") || row.path == "/healthz")
+			if a.StatusCode == 405 && a.Header.Get("Allow") == "" {
+				t.Error("no Allow")
+			}
+		})
+	}
+	if h.callers != nil {
+		t.Errorf("verbs were called: %v", h.callers)
+	}
+}
+
+// checkEnvelope holds an error reply to its dialect's shape.
+func checkEnvelope(t *testing.T, a answer, native bool) {
+	t.Helper()
+	if a.Header.Get("Content-Type") != "application/json" || a.Header.Get(wire.ErrorCodeHeader) == "" || a.Header.Get("X-Request-Id") == "" {
+		t.Errorf("header %v", a.Header)
+	}
+	dec := json.NewDecoder(strings.NewReader(a.body))
+	dec.DisallowUnknownFields()
+	if native {
+		var p wire.Problem
+		if err := dec.Decode(&p); err != nil || p.Code != a.Header.Get(wire.ErrorCodeHeader) || p.Message == "" || p.Request != a.Header.Get("X-Request-Id") {
+			t.Errorf("%v: %+v", err, p)
+		}
+		return
+	}
+	var e wire.Error
+	if err := dec.Decode(&e); err != nil || e.StatusCode != a.StatusCode || e.Description == "" {
+		t.Errorf("%v: %+v", err, e)
+	}
+}
+
+func TestStatusOfCodes(t *testing.T) {
+	h := start(t, nil)
+	for _, row := range []struct {
+		code            daemon.Code
+		capsule, native int
+		retry           string
+	}{
+		{daemon.Invalid, 400, 400, ""},
+		{daemon.Unauthorized, 401, 401, ""},
+		{daemon.Forbidden, 400, 403, ""},
+		{daemon.NotFound, 400, 404, ""},
+		{daemon.Conflict, 400, 409, ""},
+		{daemon.Busy, 400, 409, "1"},
+		{daemon.OverQuota, 400, 403, ""},
+		{daemon.Exhausted, 500, 507, ""},
+		{daemon.Unsupported, 501, 501, ""},
+		{daemon.Unavailable, 503, 503, "5"},
+	} {
+		h.set(func(f *fakeDaemon) {
+			f.fail = &daemon.Error{Code: row.code, Message: "the sentence", Err: errors.New("the cause")}
+		})
+		for path, want := range map[string]int{"/listvms": row.capsule, "/v1/images": row.native} {
+			a := h.local(t, "GET", path, "")
+			if a.StatusCode != want || a.Header.Get("Retry-After") != row.retry || a.Header.Get(wire.ErrorCodeHeader) != string(row.code) {
+				t.Errorf("%s %s: %d %v", path, row.code, a.StatusCode, a.Header)
+			}
+			if !strings.Contains(a.body, "the sentence") || strings.Contains(a.body, "the cause") {
+				t.Errorf("%s %s: %s", path, row.code, a.body)
+			}
+			checkEnvelope(t, a, path == "/v1/images")
+		}
+	}
+}
+
+// The text of what nobody foresaw stays in the log.
+func TestInternalErrorsStayInside(t *testing.T) {
+	for _, row := range []struct {
+		name   string
+		fail   error
+		status int
+		logged string
+	}{
+		{"a stranger", errors.New("/var/lib/capsuled: /secret-place"), 500, "/secret-place"},
+		{"internal", &daemon.Error{Code: daemon.Internal, Message: "the /secret-place", Err: errors.New("why")}, 500, "/secret-place: why"},
+		{"an unknown code", &daemon.Error{Code: "surprise", Message: "the /secret-place"}, 500, "/secret-place"},
+		{"wrapped", fmt.Errorf("/secret-place: %w", &daemon.Error{Code: daemon.Unavailable, Message: "libvirt is away"}), 503, "/secret-place"},
+		{"deadline", fmt.Errorf("/secret-place: %w", context.DeadlineExceeded), 503, "/secret-place"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			h := start(t, nil)
+			h.set(func(f *fakeDaemon) { f.fail = row.fail })
+			for _, path := range []string{"/listvms", "/v1/images"} {
+				a := h.local(t, "GET", path, "")
+				if a.StatusCode != row.status || strings.Contains(a.body, "secret-place") {
+					t.Errorf("%s: %d %s", path, a.StatusCode, a.body)
+				}
+				if id := a.Header.Get("X-Request-Id"); !strings.Contains(h.log.String(), "request="+id) || !strings.Contains(h.log.String(), row.logged) {
+					t.Errorf("%s is not in the log:\n%s", id, h.log)
+				}
+			}
+		})
+	}
+}
+
+// What a verb gets is what was sent, in normal form.
+func TestCreateReachesTheDaemon(t *testing.T) {
+	h := start(t, nil)
+	a := h.local(t, "POST", "/createvm", createForm+"&memory=4096&vcpu=4&type=RESEARCH-FULL&consent=false&title=T&desc_requirement=R",
+		"X-Request-Id: mine")
+	if a.StatusCode != 200 {
+		t.Fatal(a.StatusCode, a.body)
+	}
+	got := h.asked[0]
+	if got.ImageID != "image-1" || got.LoginUser != "dcuser" || got.LoginPassword != "secret" || got.MemoryMB != 4096 || got.VCPUs != 4 ||
+		got.Type != daemon.ResearchFull || got.Consent == nil || *got.Consent || got.FullAccess != nil || *got.About.Title != "T" ||
+		*got.About.DescRequirement != "R" || got.About.DescNature != nil {
+		t.Errorf("got %+v", got)
+	}
+	if c := h.lastCaller(); c.GUID != "root" || !c.Local || c.From != "unix:uid=0" || c.Request != "mine" {
+		t.Errorf("caller %+v", c)
+	}
+	if a := h.local(t, "GET", "/v1/operations?target="+firstCapsule+"&state=failed&limit=7", ""); a.StatusCode != 200 {
+		t.Error(a.body)
+	}
+	if want := (daemon.OperationFilter{Target: firstCapsule, State: daemon.OperationFailed, Limit: 7}); h.filter != want {
+		t.Errorf("filter %+v", h.filter)
+	}
+}

@@ -1,0 +1,57 @@
+package api
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/capsuled/capsuled/api/wire"
+	"github.com/capsuled/capsuled/daemon"
+)
+
+func TestDecodeJSON(t *testing.T) {
+	for _, row := range []struct {
+		name, body, fault string
+		want              wire.NewImage
+	}{
+		{name: "whole", body: ` {"name":"n","path":"/p","public":true} `, want: wire.NewImage{Name: "n", Path: "/p", Public: true}},
+		{name: "empty object", body: `{}`},
+		{name: "empty", body: ``, fault: "must be one JSON object"},
+		{name: "array", body: `[]`, fault: "must be one JSON object"},
+		{name: "string", body: `"x"`, fault: "must be one JSON object"},
+		{name: "null", body: `null`, fault: "must be one JSON object"},
+		{name: "cut", body: `{"name":"n"`, fault: "must be one JSON object"},
+		{name: "cut value", body: `{"name":`, fault: "must be one JSON object"},
+		{name: "trailing comma", body: `{"name":"n",}`, fault: "must be one JSON object"},
+		{name: "bare word", body: `{name:"n"}`, fault: "must be one JSON object"},
+		{name: "trailing object", body: `{} {}`, fault: "nothing after it"},
+		{name: "trailing garbage", body: `{}x`, fault: "nothing after it"},
+		{name: "unknown", body: `{"nam\u001be":"n"}`, fault: `unknown: "nam\x1be" (allowed: name, description, public, path, login_user, login_password)`},
+		{name: "other case", body: `{"Name":"n"}`, fault: `unknown: "Name"`},
+		{name: "duplicate", body: `{"name":"a","name":"b"}`, fault: "name is given more than once"},
+		{name: "duplicate in disguise", body: `{"name":"a","n\u0061me":"b"}`, fault: "name is given more than once"},
+		{name: "number for text", body: `{"name":7}`, fault: "name must be of type string, not number"},
+		{name: "text for boolean", body: `{"public":"true"}`, fault: "public must be of type boolean, not string"},
+		{name: "object for text", body: `{"path":{}}`, fault: "path must be of type string, not object"},
+		{name: "null for text", body: `{"path":null}`, fault: "path must not be null"},
+		{name: "not UTF-8", body: "{\"name\":\"\xff\"}", fault: "must be UTF-8"},
+		{name: "deep", body: `{"name":` + strings.Repeat("[", 20000), fault: "must be one JSON object"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			var got wire.NewImage
+			err := decodeJSON(row.body, &got)
+			if row.fault == "" {
+				if diff := cmp.Diff(row.want, got); diff != "" || err != nil {
+					t.Fatalf("error %v; (-want +got):\n%s", err, diff)
+				}
+				return
+			}
+			e, ok := errors.AsType[*daemon.Error](err)
+			if !ok || e.Code != daemon.Invalid || !strings.Contains(e.Message, row.fault) {
+				t.Fatalf("got %v, want invalid with %q", err, row.fault)
+			}
+		})
+	}
+}
