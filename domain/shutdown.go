@@ -1,0 +1,141 @@
+package domain
+
+import (
+	"context"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
+)
+
+// askAgain is how often a guest is asked once more: one that is still booting has nobody yet who hears the
+// power button.
+const askAgain = 3 * time.Second
+
+// Shutdown asks the guest to power off and waits, by event, until the process is gone or grace is over, which
+// gives ErrStillRunning. A guest agent that is connected is asked first; whatever it says, and when there is
+// none, the ACPI power button is pressed every few seconds. A domain that is off is fine; one that is paused
+// cannot hear, and gives ErrStillRunning at once. ErrNotFound: not defined, or not ours.
+func (h *Host) Shutdown(ctx context.Context, id ID, grace time.Duration) error {
+	what := "shut down " + string(id)
+	changed, done := h.watchers.watch(id)
+	defer done()
+	if gone, err := h.gone(ctx, id); gone || err != nil {
+		return wrap(what, err)
+	}
+	patience, cancel := context.WithTimeoutCause(ctx, grace, ErrStillRunning)
+	defer cancel()
+	agent := h.askAgent(patience, id)
+	again := time.NewTicker(askAgain)
+	defer again.Stop()
+	for {
+		ask := false
+		select {
+		case <-changed:
+		case err := <-agent:
+			agent, ask = nil, err != nil
+		case <-again.C:
+			ask = true
+		case <-patience.Done():
+			// One last look, unless it was the caller whose patience ended.
+			if gone, err := h.gone(ctx, id); gone || err != nil {
+				return wrap(what, err)
+			}
+			return wrap(what, context.Cause(patience))
+		}
+		gone, err := h.gone(patience, id)
+		switch {
+		case gone:
+			return nil
+		case errors.Is(err, ErrUnavailable):
+			continue // unknown is not gone: the reconnect will wake us
+		case err != nil:
+			return wrap(what, err)
+		}
+		if ask {
+			h.pressPowerButton(patience, id)
+		}
+	}
+}
+
+// gone reports whether the domain is off. One that is paused cannot hear what it is asked.
+func (h *Host) gone(ctx context.Context, id ID) (bool, error) {
+	o, err := h.ObserveOne(ctx, id)
+	if err == nil && o.State == Paused {
+		err = fmt.Errorf("%w: it is paused", ErrStillRunning)
+	}
+	return o.State == Off && err == nil, err
+}
+
+// pressPowerButton needs no error: a domain that went off in the meantime, or a libvirtd that did, shows at the
+// next look, and the button is pressed again.
+func (h *Host) pressPowerButton(ctx context.Context, id ID) {
+	err := h.do(ctx, "shutdown", "power button of "+string(id), h.lanes.forQuick(), func(c *libvirt.Connect) error {
+		d, _, err := lookup(c, id)
+		if err != nil {
+			return err
+		}
+		defer d.Free()
+		return d.ShutdownFlags(libvirt.DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+	})
+	if err != nil {
+		h.log.LogAttrs(ctx, slog.LevelDebug, "power button", slog.String("domain", string(id)), slog.Any("error", err))
+	}
+}
+
+var errNoAgent = errors.New("no guest agent connected")
+
+// askAgent asks the guest's agent to shut down, beside the caller's wait: the agent is the guest's, may never
+// answer, and libvirt waits a minute for it. The channel gets nil when it answered, or why it did not.
+func (h *Host) askAgent(ctx context.Context, id ID) <-chan error {
+	answer := make(chan error, 1)
+	go func() {
+		connected, err := h.agentConnected(ctx, id)
+		if err == nil && !connected {
+			err = errNoAgent
+		}
+		if err == nil {
+			err = h.do(ctx, "shutdown_agent", "agent of "+string(id), h.lanes.forAgent(), func(c *libvirt.Connect) error {
+				d, _, err := lookup(c, id)
+				if err != nil {
+					return err
+				}
+				defer d.Free()
+				return d.ShutdownFlags(libvirt.DOMAIN_SHUTDOWN_GUEST_AGENT)
+			})
+		}
+		if err != nil && ctx.Err() == nil {
+			h.log.LogAttrs(ctx, slog.LevelDebug, "guest agent not used", slog.String("domain", string(id)), slog.Any("error", err))
+		}
+		answer <- err
+	}()
+	return answer
+}
+
+func (h *Host) agentConnected(ctx context.Context, id ID) (bool, error) {
+	return call(ctx, h, "describe", h.lanes.forQuick(), func(c *libvirt.Connect) (bool, error) {
+		d, _, err := lookup(c, id)
+		if err != nil {
+			return false, err
+		}
+		defer d.Free()
+		doc, err := d.GetXMLDesc(0)
+		if err != nil {
+			return false, err
+		}
+		var x libvirtxml.Domain
+		if err := xml.Unmarshal([]byte(doc), &x); err != nil || x.Devices == nil {
+			return false, err
+		}
+		for _, ch := range x.Devices.Channels {
+			if ch.Target != nil && ch.Target.VirtIO != nil && ch.Target.VirtIO.Name == agentChannel {
+				return ch.Target.VirtIO.State == "connected", nil
+			}
+		}
+		return false, nil
+	})
+}
