@@ -1,0 +1,61 @@
+# As root on Debian 12: `make demo` shows the main job, `make test` runs every test. See README.md.
+
+export GOFLAGS := -mod=readonly
+GO      ?= go
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -X main.version=$(VERSION)
+
+# FUZZTIME is how long each fuzz target runs in `make fuzz`; STATICCHECK is pinned so that lint says the same tomorrow.
+FUZZTIME    ?= 10s
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+
+TESTHOST := bin/testhost --
+
+.PHONY: build test demo run bench lint fmt fuzz guest packages clean demo-programs
+
+build:
+	$(GO) build -ldflags '$(LDFLAGS)' -o bin/capsuled ./cmd/capsuled
+	CGO_ENABLED=0 $(GO) build -ldflags '$(LDFLAGS)' -o bin/capsulectl ./cmd/capsulectl
+
+# Packages run in turn: guests of two at once would share the processors and boot three times slower.
+test: packages guest
+	$(GO) run ./internal/testhost/cmd/testsummary -race -count=1 -p 1 -timeout 30m ./...
+
+demo: demo-programs
+	$(TESTHOST) bin/demo
+
+run: demo-programs
+	$(TESTHOST) bin/demo -stay
+
+demo-programs: packages build guest
+	$(GO) build -o bin/demo ./internal/demo
+	$(GO) build -o bin/testhost ./internal/testhost/cmd/testhost
+
+bench: packages build guest
+	$(GO) run ./internal/bench
+
+lint:
+	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "not gofmt-ed:"; echo "$$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+fmt:
+	gofmt -w .
+
+# `go test -fuzz` takes one target of one package at a time.
+fuzz: packages
+	@grep -rlE '^func Fuzz[A-Z]' --include='*_test.go' . | while read -r file; do \
+		for target in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]+)\(.*/\1/p' "$$file"); do \
+			echo "$$target in $$(dirname "$$file")"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")" || exit 1; \
+		done; \
+	done
+
+guest: packages
+	@$(GO) run ./internal/testhost/cmd/buildguest
+
+packages:
+	@internal/testhost/install-packages
+
+clean:
+	rm -rf bin build
