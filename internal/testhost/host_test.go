@@ -3,6 +3,7 @@ package testhost_test
 import (
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 
 	"github.com/capsuled/capsuled/internal/testhost"
@@ -50,4 +51,23 @@ func virsh(t *testing.T, args ...string) string {
 		t.Fatalf("virsh %v: %v: %s", args, err, out)
 	}
 	return string(out)
+}
+
+// A fuzz worker, or a daemon that a test kills, is this binary started again: it must not get a host of its own.
+func TestBinaryStartedAgainStaysHere(t *testing.T) {
+	const marker = "TESTHOST_PRINT_NAMESPACE"
+	here, err := os.Readlink("/proc/self/ns/pid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if os.Getenv(marker) != "" {
+		t.Log(here)
+		return
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.v", "-test.run=^"+t.Name()+"$")
+	cmd.Env = append(os.Environ(), marker+"=1")
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), here) {
+		t.Fatalf("%v: not in %s: %s", err, here, out)
+	}
 }
