@@ -58,8 +58,9 @@ const (
 )
 
 // Wait follows an operation until it has ended and returns its last state, which may be failed: that is no error of
-// Wait. It calls each, if not nil, with every state it sees, the last one included. A daemon that goes away, as
-// during its upgrade, is tried again for a minute; one that was away from the start is not. When ctx ends, Wait returns its error; the operation goes on regardless.
+// Wait. It calls each, if not nil, with every state it sees, the last one included. A daemon that goes away, as during
+// its upgrade, is tried again for a minute; one that was away from the start is not. When ctx ends, Wait returns its
+// error; the operation goes on regardless.
 func (c *Client) Wait(ctx context.Context, id string, each func(wire.Operation)) (wire.Operation, error) {
 	var wait time.Duration // the first poll returns at once, so that there is something to show
 	seen := false

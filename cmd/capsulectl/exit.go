@@ -95,7 +95,8 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 type failedError struct{ op wire.Operation }
 
 func (e failedError) Error() string {
-	return fmt.Sprintf("%s of %s failed at %q: %s (%s, operation %s)", e.op.Kind, e.op.Target, e.op.Step, e.op.Cause, e.op.Code, e.op.ID)
+	op := e.op
+	return fmt.Sprintf("%s of %s failed at %q: %s (%s, operation %s)", op.Kind, op.Target, op.Step, op.Cause, op.Code, op.ID)
 }
 
 // interruptedError ends a wait; the operations go on.

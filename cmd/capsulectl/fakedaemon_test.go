@@ -15,27 +15,25 @@ import (
 	"github.com/capsuled/capsuled/api/wire"
 )
 
-// Version is what the Server header names.
-const Version = "9.8.7-test"
+// fakeVersion is what the Server header names.
+const fakeVersion = "9.8.7-test"
 
-// Server is the stand-in: an http.Handler.
+// fakeDaemon is a small stateful stand-in for capsuled. It keeps capsules, images and operations, refuses what the daemon
+// refuses (unknown fields and parameters, wrong content types, wrong states), and moves an operation on by one step each
+// time somebody asks for it, so that tests need no clock. It runs nothing, and may be used by several goroutines.
 type fakeDaemon struct {
-	// Token, if not empty, is what every call but the health checks must bear. Set it before serving.
-	Token string
-
 	mux *http.ServeMux
 
 	mu       sync.Mutex // guards all below
+	token    string     // if not empty, what every call but the health check must bear
 	capsules []*fakeCapsule
 	images   []*wire.Image
 	ops      []*fakeOperation // oldest first
 	made     int
 	held     bool
-	waiting  []string // reasons of /readyz
 	polled   chan struct{}
 	failures map[string]failure // by kind of operation
 	refusals []wire.Problem
-	drops    int
 	calls    []string
 }
 
@@ -46,7 +44,7 @@ type fakeCapsule struct {
 
 type failure struct{ step, code, cause string }
 
-// New returns a server without capsules or images.
+// newFakeDaemon returns one without capsules or images.
 func newFakeDaemon() *fakeDaemon {
 	s := &fakeDaemon{mux: http.NewServeMux(), polled: make(chan struct{}, 1), failures: map[string]failure{}}
 	s.mux.HandleFunc("POST /createvm", s.form(s.create, "imageid", "loginusername", "loginpassword", "memory", "vcpu",
@@ -64,7 +62,6 @@ func newFakeDaemon() *fakeDaemon {
 	s.mux.HandleFunc("GET /v1/operations", s.listOperations)
 	s.mux.HandleFunc("GET /v1/operations/{id}", s.showOperation)
 	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, wire.Health{Status: "ok"}) })
-	s.mux.HandleFunc("GET /readyz", s.ready)
 	return s
 }
 
@@ -73,14 +70,11 @@ func (s *fakeDaemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.calls = append(s.calls, r.Method+" "+r.URL.Path)
-	w.Header().Set("Server", "capsuled/"+Version)
-	w.Header().Set("X-Request-Id", fmt.Sprintf("req-%d", len(s.calls)))
-	open := r.URL.Path == "/healthz" || r.URL.Path == "/readyz"
+	w.Header().Set("Server", "capsuled/"+fakeVersion)
+	w.Header().Set("X-Request-Id", "req-7")
+	open := r.URL.Path == "/healthz"
 	switch {
-	case s.drops > 0:
-		s.drops--
-		panic(http.ErrAbortHandler) // closes the connection without an answer
-	case !open && s.Token != "" && r.Header.Get("Authorization") != "Bearer "+s.Token:
+	case !open && s.token != "" && r.Header.Get("Authorization") != "Bearer "+s.token:
 		refuse(w, r, "unauthorized", "no identity")
 	case !open && len(s.refusals) > 0:
 		refuse(w, r, s.refusals[0].Code, s.refusals[0].Message)
@@ -97,33 +91,13 @@ func (s *fakeDaemon) Refuse(code, message string) {
 	s.refusals = append(s.refusals, wire.Problem{Code: code, Message: message})
 }
 
-// Drop closes the connections of the next n calls without an answer, as a daemon that is killed does.
-func (s *fakeDaemon) Drop(n int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.drops = n
-}
-
-// NotReady makes /readyz give these reasons; without any it is ready again.
-func (s *fakeDaemon) NotReady(reasons ...string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.waiting = reasons
-}
-
-// Calls returns every call so far, as "METHOD /path".
+// Calls returns the calls since it was last asked, as "METHOD /path".
 func (s *fakeDaemon) Calls() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Clone(s.calls)
-}
-
-func (s *fakeDaemon) ready(w http.ResponseWriter, _ *http.Request) {
-	if len(s.waiting) > 0 {
-		reply(w, http.StatusServiceUnavailable, wire.Health{Status: "waiting", Reasons: s.waiting})
-		return
-	}
-	reply(w, http.StatusOK, wire.Health{Status: "ok"})
+	calls := s.calls
+	s.calls = nil
+	return calls
 }
 
 // nextID returns ids that share a long beginning, so that prefixes can be ambiguous.

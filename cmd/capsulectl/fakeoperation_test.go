@@ -31,6 +31,10 @@ func (s *fakeDaemon) hold(held bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.held = held
+	select {
+	case <-s.polled: // an earlier poll is none of those to come
+	default:
+	}
 }
 
 // Polled receives a value after somebody asked for an operation's state.

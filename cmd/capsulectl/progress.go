@@ -162,16 +162,17 @@ func render(label string, op wire.Operation, elapsed time.Duration, width int) s
 	const cells = 20
 	percent := max(0, min(100, op.Progress))
 	full := percent * cells / 100
-	bar := strings.Repeat("#", full) + strings.Repeat(".", cells-full)
-	text := fmt.Sprintf("%s [%s] %3d%% %s", printable(label), bar, percent, printable(op.Step))
+	bar := " [" + strings.Repeat("#", full) + strings.Repeat(".", cells-full) + "]"
 	// The clocks of two hosts may differ.
-	clock := " " + seconds(max(0, elapsed).Seconds())
-	r := []rune(text)
-	if room := max(0, width-len(clock)); len(r) > room {
-		r = r[:room]
+	clock := []rune(" " + seconds(max(0, elapsed).Seconds()))
+	room := max(0, width-len(clock))
+	rest := fmt.Sprintf(" %3d%% %s", percent, printable(op.Step))
+	text := []rune(printable(label) + bar + rest)
+	if len(text) > room { // the bar says nothing that the percent does not
+		text = []rune(printable(label) + rest)
 	}
-	r = append(r, []rune(clock)...)
-	return string(r[:min(len(r), max(0, width))])
+	text = append(text[:min(len(text), room)], clock...)
+	return string(text[:min(len(text), max(0, width))])
 }
 
 func took(op wire.Operation) string {
