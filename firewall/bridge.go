@@ -39,7 +39,8 @@ var bridgeChains = []struct {
 		`iifname vmap @from`,
 		`iifname "` + TapPrefix + `*" drop`,
 	}},
-	// Frames to 01:80:c2:00:00:0x (STP, LLDP, LACP) reach the host without passing prerouting.
+	// Frames to 01:80:c2:00:00:0x (802.1X, LACP) reach the host without passing prerouting. (Those to :0e, LLDP,
+	// pass no hook at all: br_handle_frame hands them to whoever listens on the port.)
 	{"input", []string{
 		"type filter hook input priority filter; policy accept;",
 		`iifname @taps ether daddr 01:80:c2:00:00:00-01:80:c2:00:00:0f drop`,

@@ -74,7 +74,13 @@ func (c *Chains) Apply(ctx context.Context, all []Binding) error {
 	for _, b := range all {
 		c.want[b.Tap] = b
 	}
-	return c.settle(c.replace(ctx, before), "apply")
+	have, err := observe(ctx)
+	if err == nil {
+		if err = c.change(ctx, have, before); err != nil {
+			err = errors.Join(err, c.retreat(ctx, have.bridge.elements, before))
+		}
+	}
+	return c.settle(err, "apply")
 }
 
 // Put adds a binding or changes the one of the same tap. Entering a stricter policy, or changing the MAC,
@@ -131,25 +137,16 @@ func (c *Chains) switchTo(ctx context.Context, next, fallback map[string]Binding
 		c.want = before
 	}
 	c.want = next
-	err := c.replace(ctx, before)
+	have, err := observe(ctx)
+	if err == nil {
+		err = c.change(ctx, have, before)
+	}
 	if err != nil {
-		// Even where the kernel could not be read: the small change may have opened the IP layer.
+		// Also where the kernel could not be read: the small change may have opened the IP layer.
 		err = errors.Join(err, c.retreat(ctx, elements{}, before))
 		c.want = fallback
 	}
 	return c.settle(err, verb)
-}
-
-// replace goes from what the kernel has to c.want.
-func (c *Chains) replace(ctx context.Context, before map[string]Binding) error {
-	have, err := observe(ctx)
-	if err != nil {
-		return err
-	}
-	if err = c.change(ctx, have, before); err != nil {
-		err = errors.Join(err, c.retreat(ctx, have.bridge.elements, before))
-	}
-	return err
 }
 
 // settle notes how a change ended.

@@ -19,5 +19,9 @@
 // Concurrency. [Chains] may be used from several goroutines; changes happen one after the other. It remembers
 // the bindings it was given, and asks the kernel what is every time it has to know.
 //
+// What it does not do. LLDP frames (01:80:c2:00:00:0e) pass no hook of a bridge: a host that runs an LLDP
+// daemon on its taps hears what capsules say there. Somebody who flushes all rules of the kernel at once takes
+// both layers away; Verify tells.
+//
 // The package has never heard of libvirt, and reads no capsule state.
 package firewall
