@@ -5,6 +5,7 @@ import (
 	"encoding/xml"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"libvirt.org/go/libvirt"
 	"libvirt.org/go/libvirtxml"
@@ -105,8 +106,9 @@ func replaceNetwork(c *libvirt.Connect, net *libvirt.Network, n Network) error {
 	if err != nil {
 		return err
 	}
-	if _, err := net.GetMetadata(libvirt.NETWORK_METADATA_ELEMENT, metadataURI, libvirt.NETWORK_UPDATE_AFFECT_CONFIG); err != nil {
-		return fmt.Errorf("%w: it exists, differs, and is not ours: %w", ErrConflict, err)
+	// Read from the document: virNetworkGetMetadata is of libvirt 9.7.
+	if old.Metadata == nil || !strings.Contains(old.Metadata.XML, metadataURI) {
+		return fmt.Errorf("%w: it exists, differs, and is not ours", ErrConflict)
 	}
 	active, err := net.IsActive()
 	if err != nil {
