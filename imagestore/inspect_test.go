@@ -151,7 +151,7 @@ func badRaw(t *testing.T) []badFile {
 		{"a few bytes", write(t, 17, nil), "17 bytes long"},
 		{"odd length", truncate(t, rawDisk(t, 1, mib), mib+1), "multiple of 512"},
 		{"no partition", boot(0, 0), "empty"},
-		{"partition of no length", boot(0x83, 0), "partition 1"},
+		{"partition of no length", boot(0x83, 0), "no length"},
 		{"no table but code", write(t, mib, map[int64][]byte{0: badStatus}), "status 0x31"},
 		{"partition past the end", boot(0x83, 1<<31), "partition 1 ends"},
 		{"raw, cut short", truncate(t, rawDisk(t, 1, mib), mib-512), "partition 1 ends"},

@@ -3,6 +3,7 @@ package imagestore_test
 import (
 	"bytes"
 	"encoding/binary"
+	"flag"
 	"fmt"
 	"hash/crc32"
 	"io/fs"
@@ -19,7 +20,15 @@ import (
 	"github.com/capsuled/capsuled/internal/testhost"
 )
 
-func TestMain(m *testing.M) { testhost.Main(m) }
+func TestMain(m *testing.M) {
+	// Each step of the property test runs real programs; a flag of the caller's still wins.
+	for name, value := range map[string]string{"rapid.checks": "20", "rapid.steps": "30"} {
+		if err := flag.Set(name, value); err != nil {
+			panic(err)
+		}
+	}
+	testhost.Main(m)
+}
 
 const (
 	mib = 1 << 20
@@ -253,3 +262,8 @@ func mode(t testing.TB, path string) string {
 }
 
 func key(i int) string { return fmt.Sprintf("0b8f1a54-3f0e-4d0b-9a53-%012x", i) }
+
+// command is a program that may fail.
+func command(t testing.TB, argv ...string) *exec.Cmd {
+	return exec.CommandContext(t.Context(), argv[0], argv[1:]...)
+}

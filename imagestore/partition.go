@@ -81,7 +81,10 @@ func checkPartitions(r io.ReaderAt, size int64) error {
 			protective = true // its length is often written as "all there is": the GPT says more
 			continue
 		}
-		if end := (int64(e.Start) + int64(e.Sectors)) * sector; end > size || e.Sectors == 0 {
+		if e.Sectors == 0 {
+			return refuse(remedyBootable, "partition %d has no length", i+1)
+		}
+		if end := (int64(e.Start) + int64(e.Sectors)) * sector; end > size {
 			return refuse("the file was cut short or its table is wrong: compare it with its source and copy it again",
 				"partition %d ends at byte %d, but the file has only %d", i+1, end, size)
 		}

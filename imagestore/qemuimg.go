@@ -24,7 +24,7 @@ const (
 	outputLimit    = 1 << 20
 )
 
-// sandboxed is the name by which a sandboxed program knows the file: its only way to it, and read-only.
+// sandboxedFile is the name by which a sandboxed program knows the file: its only way to it, and read-only.
 const sandboxedFile = "/proc/self/fd/3"
 
 // describeRaw asks QEMU what it takes the file for, without telling it, and wants to hear "raw".
@@ -129,19 +129,21 @@ func sandboxed(ctx context.Context, f *os.File, args ...string) ([]byte, error) 
 		return nil, ctx.Err()
 	}
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		exit.Stderr = stderr.Bytes()
+		exit.Stderr = stderr.bytes()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("qemu-img %s: %w: %.200s", args[0], err, stderr.Bytes())
+		return nil, fmt.Errorf("qemu-img %s: %w: %.200s", args[0], err, stderr.bytes())
 	}
-	return stdout.Bytes(), nil
+	return stdout.bytes(), nil
 }
 
 // bounded keeps the beginning of what a program says, and lets the rest go: a bad file can make it say a lot.
-type bounded struct{ bytes.Buffer }
+// The buffer is not embedded: its ReadFrom would take everything in, past Write.
+type bounded struct{ kept bytes.Buffer }
 
 func (b *bounded) Write(p []byte) (int, error) {
-	keep := min(len(p), outputLimit-b.Len())
-	b.Buffer.Write(p[:keep])
+	b.kept.Write(p[:min(len(p), outputLimit-b.kept.Len())])
 	return len(p), nil
 }
+
+func (b *bounded) bytes() []byte { return b.kept.Bytes() }

@@ -1,6 +1,7 @@
 package imagestore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,12 +16,14 @@ import (
 type Volume struct {
 	Name          string // file name and ext4 label: 1 to 16 of a-z, 0-9 and _, beginning with a letter; not "disk"
 	Bytes         int64  // size; a multiple of 4096 from 16 MiB to 2 TiB
-	BytesPerInode int    // one inode for so many bytes; 0 for the default of mkfs.ext4
+	BytesPerInode int    // one inode for so many bytes; 0 for 16384
 }
 
 const (
 	minVolume     = 16 << 20
 	formatTimeout = 2 * time.Minute
+
+	defaultPerInode = 16384
 )
 
 func (v Volume) check() error {
@@ -104,14 +107,13 @@ func mkfs(ctx context.Context, f *os.File, v Volume) error {
 	defer cancel()
 	args := []string{
 		"-q", "-F", "-b", "4096", "-m", "0", "-L", v.Name,
+		// Said here, since the defaults of mkfs.ext4 differ with the size of the file system.
+		"-i", strconv.Itoa(cmp.Or(v.BytesPerInode, defaultPerInode)),
 		// The two features that guests with a kernel older than 5.15 cannot mount.
 		"-O", "^orphan_file,^metadata_csum_seed",
 		// A hole reads as zeros: nothing has to be written for the inode tables, neither here nor, as with lazy
 		// initialisation, by the guest after its first mount, which would fill every clone with written zeros.
 		"-E", "root_owner=0:0,assume_storage_prezeroed=1,nodiscard",
-	}
-	if v.BytesPerInode != 0 {
-		args = append(args, "-i", strconv.Itoa(v.BytesPerInode))
 	}
 	cmd := exec.CommandContext(limited, "mkfs.ext4", append(args, "/proc/self/fd/3")...)
 	cmd.Env = []string{"LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -120,7 +122,7 @@ func mkfs(ctx context.Context, f *os.File, v Volume) error {
 	var said bounded
 	cmd.Stdout, cmd.Stderr = &said, &said
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("mkfs.ext4: %w: %.200s", errors.Join(ctx.Err(), err), said.Bytes())
+		return fmt.Errorf("mkfs.ext4: %w: %.200s", errors.Join(ctx.Err(), err), said.bytes())
 	}
 	return nil
 }
