@@ -89,6 +89,21 @@ func TestNothingOutsideChanges(t *testing.T) {
 	}
 }
 
+// The set-up outside of namespaces would turn the machine upside down.
+func TestInitRefusesTheMachine(t *testing.T) {
+	program := testhostProgram(t)
+	before := outside(t)
+	cmd := exec.CommandContext(t.Context(), program, "-libvirt=false", "--", "true")
+	cmd.Env = append(os.Environ(), "CAPSULED_TESTHOST_ROLE=init")
+	out, _ := cmd.CombinedOutput()
+	if got := cmd.ProcessState.ExitCode(); got != testhost.ExitSetup {
+		t.Errorf("exit code %d: %s", got, out)
+	}
+	if diff := cmp.Diff(before, outside(t)); diff != "" {
+		t.Errorf("changed (-before +after):\n%s", diff)
+	}
+}
+
 // outside is what a host could change around it.
 func outside(t *testing.T) map[string]string {
 	t.Helper()
@@ -103,7 +118,6 @@ func outside(t *testing.T) map[string]string {
 		if err != nil {
 			t.Fatalf("%v: %v", args, err)
 		}
-		// Rule counters move with the machine's traffic, and a test's own directories come and go.
 		all[strings.Join(args, " ")] = string(out)
 	}
 	return all

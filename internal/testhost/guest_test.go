@@ -40,17 +40,15 @@ const domainXML = `<domain type='qemu'>
   </devices>
 </domain>`
 
-// diskDir is where QEMU's user may go.
-const diskDir = "/var/lib/libvirt/images"
-
 func TestGuestBootsFromItsDisk(t *testing.T) {
 	img := testhost.Guest(t)
 	virsh(t, "net-create", writeFile(t, "net.xml", networkXML))
 	t.Cleanup(func() { virsh(t, "net-destroy", "spike") })
+	dir := testhost.DiskDir(t)
 	for _, format := range []string{"qcow2", "raw"} {
 		t.Run(format, func(t *testing.T) {
 			from := map[string]string{"qcow2": img.Qcow2, "raw": img.Raw}[format]
-			disk := filepath.Join(diskDir, "spike."+format)
+			disk := filepath.Join(dir, "spike."+format)
 			command(t, "cp", "--sparse=always", from, disk)
 			serial := bootGuest(t, format, disk)
 			for _, user := range []string{"root", "dcuser"} {
@@ -61,7 +59,7 @@ func TestGuestBootsFromItsDisk(t *testing.T) {
 			if got := virsh(t, "qemu-agent-command", "spike", `{"execute":"guest-ping"}`); !strings.Contains(got, "return") {
 				t.Errorf("guest-ping: %s", got)
 			}
-			mountsVolumes(t, img.KeyPath)
+			mountsVolumes(t, img.KeyPath, dir)
 			virsh(t, "shutdown", "spike", "--mode", "acpi")
 			awaitLine(t, serial, "CAPSULE-DOWN")
 			awaitStopped(t)
@@ -70,10 +68,10 @@ func TestGuestBootsFromItsDisk(t *testing.T) {
 }
 
 // mountsVolumes plugs in the two volumes and looks for them in the guest.
-func mountsVolumes(t *testing.T, key string) {
+func mountsVolumes(t *testing.T, key, dir string) {
 	t.Helper()
 	for target, label := range map[string]string{"vdb": "secure_volume", "vdc": "release_spool"} {
-		file := filepath.Join(diskDir, label)
+		file := filepath.Join(dir, label)
 		command(t, "truncate", "-s", "16M", file)
 		command(t, "mkfs.ext4", "-q", "-F", "-L", label, file)
 		virsh(t, "attach-disk", "spike", file, target, "--targetbus", "virtio", "--subdriver", "raw", "--live")

@@ -31,6 +31,9 @@ func runInit(c config) int {
 }
 
 func setUp(c config, state string) error {
+	if err := checkNamespaces(state); err != nil {
+		return err
+	}
 	// First of all: no mount made from here on may reach the machine.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)

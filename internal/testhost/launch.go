@@ -74,7 +74,7 @@ func newStateDir() (string, error) {
 		return "", fmt.Errorf("state directory: %w", err)
 	}
 	// QEMU runs as a user of its own and must be able to pass through.
-	return state, errors.Join(os.Chmod(state, 0o711), os.Mkdir(filepath.Join(state, "t"), 0o711))
+	return state, errors.Join(os.Chmod(state, 0o711), os.Mkdir(filepath.Join(state, "t"), 0o711), noteOutside(state))
 }
 
 // pass hands signals to pid. A terminal sends its own to every process of the foreground group, the tests
