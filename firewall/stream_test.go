@@ -42,28 +42,32 @@ func wantGreeting(t *testing.T, ns, to, want string) net.Conn {
 
 func TestForwardAndNAT(t *testing.T) {
 	for _, public := range []string{"", testhost.HostAddr} {
-		s := newSite(t)
-		if public != "" {
-			s.opt.PublicIP = netip.MustParseAddr(public)
-			var err error
-			if s.chains, err = New(s.opt); err != nil {
-				t.Fatal(err)
-			}
-		}
-		apply(t, t.Context(), s.chains, []Binding{s.one, s.two})
-		if err := s.chains.GuardBridge(t.Context()); err != nil {
+		t.Run("public "+public, func(t *testing.T) { testForwardAndNAT(t, public) })
+	}
+}
+
+func testForwardAndNAT(t *testing.T, public string) {
+	s := newSite(t)
+	if public != "" {
+		s.opt.PublicIP = netip.MustParseAddr(public)
+		var err error
+		if s.chains, err = New(s.opt); err != nil {
 			t.Fatal(err)
 		}
-		greet(t, "one", "0.0.0.0:22", "one")
-		greet(t, "two", "0.0.0.0:22", "two")
-		greet(t, "world", "0.0.0.0:80", "world")
-		greet(t, "", "127.0.0.1:16000", "host")
-		wantGreeting(t, "world", testhost.HostAddr+":16000", "one "+testhost.WorldAddr)
-		wantGreeting(t, "world", testhost.HostAddr+":16001", "two "+testhost.WorldAddr)
-		wantGreeting(t, "", testhost.HostAddr+":16001", "two "+testhost.HostAddr)
-		wantGreeting(t, "one", testhost.WorldAddr+":80", "world "+testhost.HostAddr)
-		wantGreeting(t, "", "127.0.0.1:16000", "host 127.0.0.1") // loopback is never forwarded
 	}
+	apply(t, t.Context(), s.chains, []Binding{s.one, s.two})
+	if err := s.chains.GuardBridge(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	greet(t, "one", "0.0.0.0:22", "one")
+	greet(t, "two", "0.0.0.0:22", "two")
+	greet(t, "world", "0.0.0.0:80", "world")
+	greet(t, "", "127.0.0.1:16000", "host")
+	wantGreeting(t, "world", testhost.HostAddr+":16000", "one "+testhost.WorldAddr)
+	wantGreeting(t, "world", testhost.HostAddr+":16001", "two "+testhost.WorldAddr)
+	wantGreeting(t, "", testhost.HostAddr+":16001", "two "+testhost.HostAddr)
+	wantGreeting(t, "one", testhost.WorldAddr+":80", "world "+testhost.HostAddr)
+	wantGreeting(t, "", "127.0.0.1:16000", "host 127.0.0.1") // loopback is never forwarded
 }
 
 // Closing a binding, moving it and dropping it cut its connections; those of others live on.
