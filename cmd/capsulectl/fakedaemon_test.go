@@ -35,6 +35,7 @@ type fakeDaemon struct {
 	failures map[string]failure // by kind of operation
 	refusals []wire.Problem
 	calls    []string
+	unshown  map[string]string // codes, by vmid
 }
 
 type fakeCapsule struct {
@@ -46,7 +47,8 @@ type failure struct{ step, code, cause string }
 
 // newFakeDaemon returns one without capsules or images.
 func newFakeDaemon() *fakeDaemon {
-	s := &fakeDaemon{mux: http.NewServeMux(), polled: make(chan struct{}, 1), failures: map[string]failure{}}
+	s := &fakeDaemon{mux: http.NewServeMux(), polled: make(chan struct{}, 1), failures: map[string]failure{},
+		unshown: map[string]string{}}
 	s.mux.HandleFunc("POST /createvm", s.form(s.create, "imageid", "loginusername", "loginpassword", "memory", "vcpu",
 		"type", "consent", "full_access", "title", "desc_nature", "desc_requirement", "desc_links", "desc_outside_data",
 		"rr_data_files", "rr_result_usage"))

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -165,8 +166,17 @@ func TestListOfMany(t *testing.T) {
 	if calls := daemon.Calls(); len(calls) != 2+40 {
 		t.Errorf("%d calls", len(calls))
 	}
-	daemon.Refuse("forbidden", "no")
-	if status := run(t.Context(), []string{"list", "--socket", socket}, nil, &out, &out); status != exitDenied {
-		t.Errorf("status %d", status)
+	for _, tt := range []struct {
+		code         string
+		status, left int
+	}{{"not_found", exitOK, 49}, {"forbidden", exitDenied, 0}} {
+		daemon.RefuseShow(ids[0], tt.code)
+		out.Reset()
+		if status := run(t.Context(), []string{"list", "-q", "--socket", socket}, nil, &out, io.Discard); status != tt.status {
+			t.Errorf("%s: status %d", tt.code, status)
+		}
+		if left := len(strings.Fields(out.String())); left != tt.left {
+			t.Errorf("%s: %d capsules", tt.code, left)
+		}
 	}
 }
