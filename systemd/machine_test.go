@@ -1,7 +1,9 @@
 package systemd_test
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -23,12 +26,14 @@ import (
 // envBoot marks the copy of this test that becomes systemd-nspawn; its value names the machine's cgroup.
 const envBoot = "CAPSULED_SYSTEMD_BOOT"
 
-const cgroups = "/sys/fs/cgroup"
+const (
+	cgroups      = "/sys/fs/cgroup"
+	cgroupPrefix = "capsuled-systemd-test-"
+)
 
 // machine is a booted Debian system with systemd as process 1, in namespaces of its own inside of the test host.
 // What it writes goes to a tmpfs over the shared root file system, but for the state directory, which is on a disk.
 type machine struct {
-	t      *testing.T
 	nspawn string // pid of systemd-nspawn
 	leader string // pid of the machine's process 1, as systemd-nspawn sees it
 }
@@ -61,7 +66,10 @@ func bootMachine(t *testing.T, binds ...string) machine {
 	for _, b := range binds {
 		args = append(args, "--bind-ro="+b)
 	}
-	group := fmt.Sprintf("capsuled-systemd-test-%d", os.Getpid())
+	if err := removeCgroups(cgroupPrefix + "*"); err != nil { // of runs that were killed
+		t.Fatal(err)
+	}
+	group := cgroupPrefix + rand.Text()
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Env = append(os.Environ(), envBoot+"="+group, "NOTIFY_SOCKET="+notify, "LC_ALL=C")
 	cmd.Stdout, cmd.Stderr = console, console
@@ -75,18 +83,25 @@ func bootMachine(t *testing.T, binds ...string) machine {
 		ended <- cmd.Wait()
 		ready.Close() // nobody will say READY any more
 	}()
+	m := machine{nspawn: strconv.Itoa(cmd.Process.Pid)}
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill() // its machine goes with it
-		<-ended
 		if t.Failed() {
 			text, _ := os.ReadFile(console.Name())
-			t.Logf("console:\n%s", text)
+			t.Logf("console:\n%s\njournal:\n%s", text, m.tell())
 		}
-		if err := removeCgroup(group); err != nil {
+		_ = cmd.Process.Kill() // its machine goes with it
+		<-ended
+		if err := removeCgroups(group); err != nil {
 			t.Error(err)
 		}
 	})
-	return machine{t, strconv.Itoa(cmd.Process.Pid), leaderOf(t, ready)}
+	m.leader = leaderOf(t, ready)
+	// libvirt sets flags of bridge ports through sysfs. /proc/sys stays read-only but for the machine's own network:
+	// the rest of it is not the machine's.
+	for _, dir := range strings.Fields(m.run(t, "findmnt", "--noheadings", "--raw", "--output=TARGET", "--types=sysfs")) {
+		m.run(t, "mount", "-o", "remount,rw", dir)
+	}
+	return m
 }
 
 // leaderOf reads nspawn's notifications until the machine is up, and returns the pid of its process 1.
@@ -166,25 +181,33 @@ func ownCgroup(name string) (string, error) {
 	return filepath.Join(cgroups, string(m[1]), name), nil
 }
 
-// removeCgroup removes the empty cgroups that the machine left.
-func removeCgroup(name string) error {
+// removeCgroups removes the empty cgroups that machines left. Those of one that runs are in use and stay.
+func removeCgroups(pattern string) error {
 	if err := unix.Mount("cgroup2", cgroups, "cgroup2", 0, ""); err != nil {
 		return err
 	}
 	defer unix.Unmount(cgroups, 0)
-	top, err := ownCgroup(name)
+	own, err := ownCgroup(pattern)
 	if err != nil {
 		return err
 	}
-	var dirs []string
-	err = filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			dirs = append([]string{path}, dirs...) // children before their parents
-		}
+	tops, err := filepath.Glob(own)
+	if err != nil {
 		return err
-	})
-	for _, d := range dirs {
-		err = errors.Join(err, unix.Rmdir(d))
+	}
+	for _, top := range tops {
+		var dirs []string
+		err = errors.Join(err, filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				dirs = append(dirs, path)
+			}
+			return err
+		}))
+		for _, d := range slices.Backward(dirs) { // children before their parents
+			if e := unix.Rmdir(d); !errors.Is(e, unix.EBUSY) {
+				err = errors.Join(err, e)
+			}
+		}
 	}
 	return err
 }
@@ -197,20 +220,35 @@ func (m machine) command(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// try runs a command inside and returns all that it wrote.
-func (m machine) try(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(m.t.Context(), 2*time.Minute)
+// commandLimit is for every command in the machine: long enough for a slow computer, short enough to tell a hang.
+const commandLimit = 2 * time.Minute
+
+// try runs a command inside and returns what it wrote to its two outputs.
+func (m machine) try(args ...string) (stdout, stderr string, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), commandLimit)
 	defer cancel()
-	out, err := m.command(ctx, args...).CombinedOutput()
-	return strings.TrimSpace(string(out)), err
+	var out, errs bytes.Buffer
+	cmd := m.command(ctx, args...)
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err = cmd.Run()
+	return strings.TrimSpace(out.String()), strings.TrimSpace(errs.String()), err
 }
 
 // run is try for what must succeed.
 func (m machine) run(t *testing.T, args ...string) string {
 	t.Helper()
-	out, err := m.try(args...)
+	stdout, stderr, err := m.try(args...)
 	if err != nil {
-		t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
+		t.Fatalf("%s: %v\n%s%s", strings.Join(args, " "), err, stdout, stderr)
 	}
-	return out
+	return stdout
+}
+
+// tell is the end of the journal, for tests that failed.
+func (m machine) tell() string {
+	if m.leader == "" {
+		return ""
+	}
+	stdout, stderr, _ := m.try("journalctl", "--no-pager", "--output=short-precise", "--lines=200")
+	return stdout + stderr
 }

@@ -30,7 +30,8 @@ const (
 
 // programs are what the machine gets into /usr/bin, and where they are built from.
 var programs = map[string]string{
-	"capsuled": "./testdata/notifier",
+	"capsuled":   "../cmd/capsuled",
+	"capsulectl": "../cmd/capsulectl",
 }
 
 // prepare leaves the root file system and the programs in build/. It is quick when nothing changed, and safe when

@@ -14,7 +14,8 @@ import (
 // return, the reports stop, and the service manager ends the service after the interval and starts it again.
 //
 // Before Ready the watchdog does not run yet, but the start has a deadline; the same heartbeat then puts that off,
-// so that a start may wait for libvirt as long as it must, and one that hangs is ended all the same.
+// so that a start may wait for libvirt as long as it must, and one that hangs is ended all the same. (systemd 252
+// forgets the extension when it is reloaded meanwhile, and starts the service again: harmless, and rare.)
 func (n *Notifier) Watchdog(ctx context.Context, healthy func() error) {
 	interval, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
