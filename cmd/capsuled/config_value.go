@@ -25,7 +25,7 @@ var (
 	nameForm  = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]*$`)
 	groupForm = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
 	// A guid goes into records, logs and file names; 64 is the width of the column it always had.
-	guidForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$`)
+	guidForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@:+-]{0,63}$`)
 	portForm = regexp.MustCompile(`^([1-9][0-9]{0,4})-([1-9][0-9]{0,4})$`)
 )
 
@@ -206,7 +206,7 @@ func checkGroup(s string) error {
 
 func checkGUID(s string) error {
 	if !guidForm.MatchString(s) {
-		return fmt.Errorf("is %q; want a guid: letters, digits, and '.', '_', '@', '+', '-', at most 64 characters", s)
+		return fmt.Errorf("is %q; want a guid: letters, digits, and '.', '_', '@', ':', '+', '-', at most 64 characters", s)
 	}
 	return nil
 }
