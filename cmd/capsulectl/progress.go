@@ -183,7 +183,10 @@ func took(op wire.Operation) string {
 }
 
 func seconds(s float64) string {
-	if s < 60 {
+	switch {
+	case s < 1:
+		return fmt.Sprintf("%.2f s", s)
+	case s < 60:
 		return fmt.Sprintf("%.1f s", s)
 	}
 	return time.Duration(s * float64(time.Second)).Truncate(time.Second).String()

@@ -96,11 +96,11 @@ func TestRender(t *testing.T) {
 	}{
 		{op(45, "start"), 3200 * time.Millisecond, 79, "launch 0a1b [#########...........]  45% start 3.2 s"},
 		{op(100, "verify"), 75 * time.Second, 79, "launch 0a1b [####################] 100% verify 1m15s"},
-		{op(-5, "x"), -time.Hour, 79, "launch 0a1b [....................]   0% x 0.0 s"},
-		{op(1000, "x"), 0, 79, "launch 0a1b [####################] 100% x 0.0 s"},
-		{op(45, "a\x1b[2J\n"), 0, 79, `launch 0a1b [#########...........]  45% a\x1b[2J\n 0.0 s`},
-		{op(45, "start"), 0, 30, "launch 0a1b  45% start 0.0 s"}, // the bar goes first
-		{op(45, "start"), 0, 20, "launch 0a1b  4 0.0 s"},
+		{op(-5, "x"), -time.Hour, 79, "launch 0a1b [....................]   0% x 0.00 s"},
+		{op(1000, "x"), 0, 79, "launch 0a1b [####################] 100% x 0.00 s"},
+		{op(45, "a\x1b[2J\n"), 0, 79, `launch 0a1b [#########...........]  45% a\x1b[2J\n 0.00 s`},
+		{op(45, "start"), 0, 30, "launch 0a1b  45% start 0.00 s"}, // the bar goes first
+		{op(45, "start"), 0, 20, "launch 0a1b   0.00 s"},
 		{op(45, "start"), 0, 3, " 0."},
 		{op(45, "start"), 0, 0, ""},
 		{op(45, "start"), 0, -1, ""},
