@@ -101,8 +101,9 @@ func (m machine) readyz(t *testing.T) int {
 
 func TestUnit(t *testing.T) {
 	m := bootInstalled(t, nil)
-	if out := m.run(t, "systemd-analyze", "verify", "capsuled.service"); out != "" {
-		t.Errorf("systemd-analyze verify: %s", out)
+	// It succeeds when it only warns, and warns on standard error.
+	if stdout, stderr, err := m.try("systemd-analyze", "verify", "capsuled.service"); err != nil || stdout+stderr != "" {
+		t.Errorf("systemd-analyze verify: %v\n%s%s", err, stdout, stderr)
 	}
 	// 4.2 of 10 is what is left when the daemon may do what it must; less is welcome.
 	m.run(t, "systemd-analyze", "security", "--no-pager", "--threshold=42", "capsuled.service")
