@@ -1,0 +1,128 @@
+package api
+
+import (
+	"maps"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/capsuled/capsuled/api/wire"
+	"github.com/capsuled/capsuled/daemon"
+)
+
+// document is what the tests need of openapi.yaml: the keys of every block mapping, by the path of its parents. The
+// file keeps to two spaces for each level, so that no YAML parser is needed.
+type document map[string][]string
+
+func parseDocument(t *testing.T) document {
+	t.Helper()
+	doc := document{}
+	var parents []string
+	key := regexp.MustCompile(`^( *)"?([^":]+)"?:(?: |$)`)
+	for line := range strings.Lines(string(openAPI)) {
+		m := key.FindStringSubmatch(strings.TrimRight(line, "\n"))
+		if m == nil {
+			continue
+		}
+		depth := len(m[1]) / 2
+		if depth > len(parents) {
+			continue // the continuation of a folded text
+		}
+		parents = append(parents[:depth:depth], m[2])
+		at := strings.Join(parents[:depth], " ")
+		doc[at] = append(doc[at], m[2])
+	}
+	return doc
+}
+
+func TestDocumentHasEveryRoute(t *testing.T) {
+	doc := parseDocument(t)
+	want := map[string][]string{}
+	for _, rt := range routes {
+		for _, p := range rt.paths() {
+			method := strings.ToLower(rt.method)
+			if strings.HasPrefix(p, capsulePrefix) {
+				method = "{$ref"
+				if !strings.Contains(string(openAPI), "  "+p+`: {$ref: "#/paths/~1`+strings.TrimPrefix(p, capsulePrefix+"/")+`"}`+"\n") {
+					t.Errorf("%s does not refer to its twin", p)
+				}
+				want[p] = nil
+				continue
+			}
+			want[p] = append(want[p], method)
+		}
+	}
+	got := map[string][]string{}
+	for _, p := range doc["paths"] {
+		got[p] = doc["paths "+p]
+	}
+	for _, ms := range []map[string][]string{want, got} {
+		for _, m := range ms {
+			slices.Sort(m)
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("paths (-routes +document):\n%s", diff)
+	}
+}
+
+func TestDocumentHasEveryField(t *testing.T) {
+	doc := parseDocument(t)
+	want := map[string][]string{"Code": nil}
+	for _, body := range []any{wire.Error{}, wire.Created{}, wire.StatusList{}, wire.Status{}, wire.Role{}, wire.VMList{}, wire.VMInfo{}, wire.Problem{},
+		wire.NewImage{}, wire.Image{}, wire.ImageList{}, wire.Accepted{}, wire.Operation{}, wire.Step{}, wire.OperationList{}, wire.Health{}} {
+		want[reflect.TypeOf(body).Name()] = jsonNames(reflect.TypeOf(body))
+	}
+	for name, ps := range map[string]params{"CreateCapsule": createParams, "Capsule": vmidParams, "Show": showParams} {
+		for _, p := range ps {
+			want[name] = append(want[name], p.name)
+		}
+	}
+	got := map[string][]string{}
+	for _, name := range doc["components schemas"] {
+		got[name] = doc["components schemas "+name+" properties"]
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("schemas (-code +document):\n%s", diff)
+	}
+}
+
+func TestDocumentHasEveryCode(t *testing.T) {
+	_, list, _ := strings.Cut(string(openAPI), "    Code:\n      type: string\n      enum:\n")
+	var got []daemon.Code
+	for line := range strings.Lines(list) {
+		code, ok := strings.CutPrefix(line, "        - ")
+		if !ok {
+			break
+		}
+		got = append(got, daemon.Code(strings.TrimSpace(code)))
+	}
+	slices.Sort(got)
+	for _, d := range []*dialect{capsuleDialect, nativeDialect} {
+		if diff := cmp.Diff(slices.Sorted(maps.Keys(d.status)), got); diff != "" {
+			t.Errorf("%s (-table +document):\n%s", d.name, diff)
+		}
+	}
+}
+
+func TestDocumentRefersToWhatItHas(t *testing.T) {
+	doc := parseDocument(t)
+	for _, m := range regexp.MustCompile(`\$ref: "#/components/(\w+)/(\w+)"`).FindAllStringSubmatch(string(openAPI), -1) {
+		if !slices.Contains(doc["components "+m[1]], m[2]) {
+			t.Errorf("%s refers to nothing", m[0])
+		}
+	}
+}
+
+func TestDialectOfPaths(t *testing.T) {
+	for path, want := range map[string]*dialect{"/v1": nativeDialect, "/v1/x": nativeDialect, "/v1x": capsuleDialect, "/healthz": nativeDialect,
+		"/metrics": nativeDialect, "/": capsuleDialect, "": capsuleDialect, "/sloan-ws/v1/x": capsuleDialect, "/createvm": capsuleDialect} {
+		if got := dialectOf(path); got != want {
+			t.Errorf("%q is %s", path, got.name)
+		}
+	}
+}
