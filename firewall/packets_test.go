@@ -72,6 +72,15 @@ var layer2 = []probe{
 	{"DHCP server reply", fromOne(func(s *site, m string) []byte {
 		return udp(s.one.MAC, everyone, port(s.one.IP, 67), port(broadcast, 68), bootp(s.two.MAC), m)
 	}), atBridge, false},
+	{"from the DHCP server's port", fromOne(func(s *site, m string) []byte {
+		return udp(s.one.MAC, s.bridgeMAC, port(s.one.IP, 67), port(gateway, 53), nil, m)
+	}), atBridge, false},
+	{"to the DHCP client's port", fromOne(func(s *site, m string) []byte {
+		return udp(s.one.MAC, s.bridgeMAC, port(s.one.IP, 5000), port(gateway, 68), nil, m)
+	}), atBridge, false},
+	{"DHCP discover from a false MAC", fromOne(func(s *site, m string) []byte {
+		return udp(net.HardwareAddr{2, 9, 9, 9, 9, 9}, everyone, port(nobody, 68), port(broadcast, 67), bootp(s.one.MAC), m)
+	}), atBridge, false},
 	{"no address, not DHCP", fromOne(func(s *site, m string) []byte {
 		return udp(s.one.MAC, everyone, port(nobody, 5000), port(broadcast, 7), nil, m)
 	}), atBridge, false},
@@ -325,7 +334,7 @@ func TestTapOutsideTheBridge(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := probe{"direct", fromOne(func(s *site, m string) []byte {
-		return udp(s.one.MAC, tap.HardwareAddr, port(s.one.IP, 5000), port(hostAddr, 8080), nil, m)
+		return udp(s.one.MAC, tap.HardwareAddr, port(netip.MustParseAddr("203.0.113.7"), 5000), port(hostAddr, 8080), nil, m)
 	}), atAPI, false}
 	run(t, t.Context(), "ip", "link", "set", s.one.Tap, "nomaster")
 	sysctl(t, "net/ipv4/conf/"+s.one.Tap+"/rp_filter", "0")
