@@ -107,10 +107,10 @@ func TestRealHeaders(t *testing.T) {
 
 // FuzzPartitions reads arbitrary first and last sectors of raw disks.
 func FuzzPartitions(f *testing.F) {
-	f.Add(make([]byte, 2048), make([]byte, 512), int64(1<<20))
-	f.Add([]byte("EFI PART"), []byte("conectix"), int64(1<<20))
+	f.Add(make([]byte, 2048), make([]byte, 512), int64(64<<10))
+	f.Add([]byte("EFI PART"), []byte("conectix"), int64(64<<10))
 	f.Fuzz(func(t *testing.T, first, last []byte, size int64) {
-		if size < 0 || size > 4<<20 {
+		if size < 0 || size > 256<<10 {
 			return
 		}
 		disk := make([]byte, size)
