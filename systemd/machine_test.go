@@ -59,18 +59,11 @@ func bootMachine(t *testing.T, binds ...string) machine {
 	}
 	defer console.Close()
 
-	args := []string{"systemd-nspawn", "--quiet", "--boot", "--directory=" + rootfsDir, "--volatile=overlay",
-		"--machine=capsuled-test", "--register=no", "--keep-unit", "--private-network", "--capability=all",
-		"--link-journal=no", "--console=pipe", "--notify-ready=yes", "--resolv-conf=off", "--timezone=off",
-		"--bind=/dev/net/tun", "--bind=" + state + ":/var/lib/capsuled"}
-	for _, b := range binds {
-		args = append(args, "--bind-ro="+b)
-	}
 	if err := removeCgroups(cgroupPrefix + "*"); err != nil { // of runs that were killed
 		t.Fatal(err)
 	}
 	group := cgroupPrefix + rand.Text()
-	cmd := exec.Command("/proc/self/exe", args...)
+	cmd := exec.Command("/proc/self/exe", nspawnArgs(state, binds)...)
 	cmd.Env = append(os.Environ(), envBoot+"="+group, "NOTIFY_SOCKET="+notify, "LC_ALL=C")
 	cmd.Stdout, cmd.Stderr = console, console
 	// systemd-nspawn takes process 1's cgroup for the top of all: it must see itself there.
@@ -102,6 +95,17 @@ func bootMachine(t *testing.T, binds ...string) machine {
 		m.run(t, "mount", "-o", "remount,rw", dir)
 	}
 	return m
+}
+
+func nspawnArgs(state string, binds []string) []string {
+	args := []string{"systemd-nspawn", "--quiet", "--boot", "--directory=" + rootfsDir, "--volatile=overlay",
+		"--machine=capsuled-test", "--register=no", "--keep-unit", "--private-network", "--capability=all",
+		"--link-journal=no", "--console=pipe", "--notify-ready=yes", "--resolv-conf=off", "--timezone=off",
+		"--bind=/dev/net/tun", "--bind=" + state + ":/var/lib/capsuled"}
+	for _, b := range binds {
+		args = append(args, "--bind-ro="+b)
+	}
+	return args
 }
 
 // leaderOf reads nspawn's notifications until the machine is up, and returns the pid of its process 1.

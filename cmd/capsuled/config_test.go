@@ -217,7 +217,7 @@ func TestLogger(t *testing.T) {
 		t.Run(tt.format, func(t *testing.T) {
 			t.Setenv("JOURNAL_STREAM", "")
 			var b bytes.Buffer
-			log := LogConfig{Format: tt.format}.Logger(&b)
+			log := newLogger(LogConfig{Format: tt.format}, &b)
 			log.Debug("below the level")
 			log.Info("x", "k", 1)
 			if !strings.HasSuffix(b.String(), tt.want) || strings.Count(b.String(), "\n") != 1 {
