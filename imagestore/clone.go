@@ -5,9 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -80,15 +81,12 @@ func (s *Store) cloneAs(ctx context.Context, key, name string, open func() (back
 			_ = s.capsules.removeEmpty(key) // what else is in it keeps it; the owner erases it
 		}
 	}()
-	f, err := s.fill(dir, name, b)
+	f, err := s.fill(dir, name, b, created)
 	if err != nil {
 		return File{}, err
 	}
-	if created {
-		err = s.capsules.sync()
-	}
 	s.metrics.cloneDuration.WithLabelValues(f.Method).Observe(time.Since(began).Seconds())
-	return f, err
+	return f, nil
 }
 
 // existing returns a finished disk, ErrNotFound if there is none.
@@ -105,8 +103,8 @@ func (s *Store) existing(key, name string) (File, error) {
 }
 
 // fill makes one disk in a clone's directory: pin, bytes, name, in this order and each durable before the next
-// counts. Nothing of it stays after an error.
-func (s *Store) fill(dir *directory, name string, b backing) (_ File, err error) {
+// counts. fresh says that the directory itself is new. Nothing of the disk stays after an error.
+func (s *Store) fill(dir *directory, name string, b backing, fresh bool) (_ File, err error) {
 	if err := dir.removePins(name); err != nil { // of an earlier attempt; it would make a reflink look like an overlay
 		return File{}, err
 	}
@@ -118,10 +116,11 @@ func (s *Store) fill(dir *directory, name string, b backing) (_ File, err error)
 	if err != nil {
 		return File{}, err
 	}
+	final := partial
 	defer func() {
 		err = errors.Join(err, to.Close())
-		if err != nil {
-			err = errors.Join(err, dir.remove(partial), dir.removePins(name))
+		if err != nil { // the disk before its pin: without the pin an overlay would look like a whole disk
+			err = errors.Join(err, dir.remove(partial), dir.remove(final), dir.removePins(name))
 		}
 	}()
 	f := File{Format: b.format, Method: methodReflink}
@@ -140,12 +139,20 @@ func (s *Store) fill(dir *directory, name string, b backing) (_ File, err error)
 	if err = to.Sync(); err != nil {
 		return File{}, err
 	}
-	final := name + "." + string(f.Format)
-	f.Path = dir.path(final)
-	if err = dir.rename(partial, dir, final); err != nil {
+	f.Path = dir.path(name + "." + string(f.Format))
+	if err = dir.rename(partial, dir, filepath.Base(f.Path)); err != nil {
 		return File{}, err
 	}
-	return f, dir.sync()
+	final = filepath.Base(f.Path)
+	// The directory's own entry at the same time: the two waits for the disk become one.
+	var parent error
+	var wg sync.WaitGroup
+	if fresh {
+		wg.Go(func() { parent = s.capsules.sync() })
+	}
+	err = dir.sync()
+	wg.Wait()
+	return f, errors.Join(err, parent)
 }
 
 // pin links the backing file into a clone's directory, and makes sure that it is the file that was opened.
@@ -240,5 +247,5 @@ func (s *Store) SerialLog(key string) string {
 	if checkKey(key) != nil {
 		return ""
 	}
-	return strings.Join([]string{s.capsules.f.Name(), key, serialLog}, string(os.PathSeparator))
+	return filepath.Join(s.capsules.f.Name(), key, serialLog)
 }
