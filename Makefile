@@ -9,27 +9,35 @@ LDFLAGS := -X main.version=$(VERSION)
 FUZZTIME    ?= 10s
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
-TESTHOST := bin/testhost --
-
-.PHONY: build test demo run bench lint fmt fuzz guest packages clean demo-programs
+.PHONY: build install test demo run bench lint fmt fuzz guest packages clean demo-program
+.NOTPARALLEL:
 
 build:
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/capsuled ./cmd/capsuled
 	CGO_ENABLED=0 $(GO) build -ldflags '$(LDFLAGS)' -o bin/capsulectl ./cmd/capsulectl
 
+# The unit file names /usr/bin, so PREFIX is there for packagers alone.
+PREFIX ?= /usr
+install: build
+	install -D -m755 bin/capsuled $(DESTDIR)$(PREFIX)/bin/capsuled
+	install -D -m755 bin/capsulectl $(DESTDIR)$(PREFIX)/bin/capsulectl
+	install -D -m644 systemd/capsuled.service $(DESTDIR)/usr/lib/systemd/system/capsuled.service
+	install -D -m644 systemd/capsuled.sysusers $(DESTDIR)/usr/lib/sysusers.d/capsuled.conf
+	install -D -m644 -t $(DESTDIR)$(PREFIX)/share/doc/capsuled docs/*.md docs/capsuled.example.toml
+
 # Packages run in turn: guests of two at once would share the processors and boot three times slower.
 test: packages guest
 	$(GO) run ./internal/testhost/cmd/testsummary -race -count=1 -p 1 -timeout 30m ./...
 
-demo: demo-programs
-	$(TESTHOST) bin/demo
+# The demonstration makes its own host (internal/testhost): nothing of the machine is touched.
+demo: demo-program
+	bin/demo
 
-run: demo-programs
-	$(TESTHOST) bin/demo -stay
+run: demo-program
+	bin/demo -stay
 
-demo-programs: packages build guest
+demo-program: packages build guest
 	$(GO) build -o bin/demo ./internal/demo
-	$(GO) build -o bin/testhost ./internal/testhost/cmd/testhost
 
 bench: packages build guest
 	$(GO) run ./internal/bench
@@ -47,7 +55,7 @@ fuzz: packages
 	@grep -rlE '^func Fuzz[A-Z]' --include='*_test.go' . | while read -r file; do \
 		for target in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]+)\(.*/\1/p' "$$file"); do \
 			echo "$$target in $$(dirname "$$file")"; \
-			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")" || exit 1; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s "$$(dirname "$$file")" || exit 1; \
 		done; \
 	done
 

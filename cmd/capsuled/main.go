@@ -22,14 +22,15 @@ func main() {
 	os.Exit(code)
 }
 
-// run is the whole program: 0 after a stop that was asked for, 1 after a failure, 2 when the command line is wrong.
+// run is the whole program: 0 after a stop that was asked for, 1 after a failure, exitUsage or exitConfig when trying
+// again would not help.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	opt, err := parseFlags(args, stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
 	case err != nil:
-		return 2
+		return exitUsage
 	case opt.Version:
 		fmt.Fprintln(stdout, "capsuled", version)
 		return 0
@@ -39,7 +40,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	c, err := LoadConfig(opt.ConfigPath)
 	if err != nil {
 		fmt.Fprintln(stderr, err)
-		return 1
+		return exitConfig
 	}
 	if err := serve(ctx, c, stderr); err != nil {
 		fmt.Fprintln(stderr, "capsuled:", err)

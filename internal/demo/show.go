@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
@@ -104,7 +103,11 @@ func (s *show) stay(ctx context.Context) error {
 	if err := s.run(ctx, s.opening()); err != nil {
 		return err
 	}
-	enter := fmt.Sprintf("nsenter -t %d -a --wd=.", os.Getpid())
+	pid, err := testhost.OuterPID()
+	if err != nil {
+		return err
+	}
+	enter := fmt.Sprintf("nsenter -t %d -a", pid)
 	ctl := s.d.Programs.Capsulectl
 	fmt.Printf(`
 The host stands until Ctrl-C. From a second terminal, as root:

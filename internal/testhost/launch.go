@@ -8,10 +8,23 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
+
+// pidFile in the state directory holds the pid of the init as the machine counts it.
+const pidFile = "pid"
+
+// OuterPID is the pid, on the machine, of the host that this process is in: `nsenter -t PID -a` enters it.
+func OuterPID() (int, error) {
+	b, err := os.ReadFile(filepath.Join(os.Getenv(envState), pidFile))
+	if err != nil {
+		return 0, fmt.Errorf("testhost: %w", err)
+	}
+	return strconv.Atoi(string(b))
+}
 
 // launch is the launcher's whole life: it makes the state directory, starts janitor and init, and waits.
 func launch(c config) int {
@@ -46,6 +59,10 @@ func launch(c config) int {
 		return complain(fmt.Errorf("start the init: %w", err))
 	}
 	go pass(signals, cmd.Process.Pid)
+	if err := os.WriteFile(filepath.Join(state, pidFile), []byte(strconv.Itoa(cmd.Process.Pid)), 0o644); err != nil {
+		_ = cmd.Process.Kill()
+		return complain(err)
+	}
 	if err := cmd.Wait(); err != nil && cmd.ProcessState == nil {
 		return complain(fmt.Errorf("wait for the init: %w", err))
 	}
