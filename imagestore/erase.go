@@ -5,15 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
 // Erase destroys the clone directory of key and all that is in it. The directory first gets a name that only
 // root knows the way to, so for everybody else it vanishes at once; then its files are emptied, so that a
-// process which still holds one open reads nothing more, and unlinked. Pins are only unlinked: their bytes
-// belong to the image. Symbolic links are removed, not followed. Absent is nil, and a call after a crash
+// process which still holds one open reads nothing more, and unlinked. What has another name, as a pin of an
+// image that is still there, is only unlinked: its bytes belong to others. Symbolic links are removed, not followed. Absent is nil, and a call after a crash
 // finishes what was begun. Blocks given back to the file system are not overwritten: whether they can be read
 // from the bare disk is a matter of its encryption or discard.
 func (s *Store) Erase(ctx context.Context, key string) error {
@@ -56,9 +55,7 @@ func (s *Store) destroy(name string) error {
 	names, listErr := dir.names()
 	errs := []error{err, listErr}
 	for _, n := range names {
-		if !strings.HasPrefix(n, pinPrefix) {
-			errs = append(errs, dir.empty(n))
-		}
+		errs = append(errs, dir.empty(n))
 	}
 	dir.close()
 	return errors.Join(append(errs, s.capsules.removeAll(name))...)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -75,9 +76,9 @@ func badQcow2(t *testing.T) []badFile {
 		{"backing file /etc/passwd", patch(t, broken(8, append(be64(512), be32(11)...)), 512, []byte("/etc/passwd")), "backing file"},
 		{"data file", makes(t, "b", "qemu-img", "convert", "-O", "qcow2", "-o", "data_file="+filepath.Join(t.TempDir(), "data"), raw), "data file"},
 		{"internal snapshot", snapshot, "snapshots"},
-		{"LUKS inside", makes(t, "c", "qemu-img", "convert", "-O", "qcow2", "--object", "secret,id=s,data=x",
-			"-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", raw), "encrypted"},
-		{"AES", broken(32, be32(1)), "encrypted"},
+		{"encrypted", makes(t, "c", "qemu-img", "convert", "-O", "qcow2", "--object", "secret,id=s,data=x",
+			"-o", "encrypt.format=aes,encrypt.key-secret=s", raw), "encrypted"},
+		{"LUKS inside", broken(32, be32(2)), "encrypted"},
 		{"dirty", broken(72, be64(1)), "not closed cleanly"},
 		{"corrupt", broken(72, be64(2)), "corrupt"},
 		{"unknown feature", broken(72, be64(1<<40)), "not known"},
@@ -112,6 +113,20 @@ func badQcow2(t *testing.T) []badFile {
 	}
 }
 
+// strangeBackup is a GPT disk with the backup of another disk, in itself correct.
+func strangeBackup(t *testing.T) string {
+	strange := gptDisk(t, 4*mib)
+	b, err := os.ReadFile(strange)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b = b[4*mib-512:]
+	b[56] ^= 0xff
+	clear(b[16:20])
+	binary.LittleEndian.PutUint32(b[16:], crc32.ChecksumIEEE(b[:92]))
+	return patch(t, strange, 4*mib-512, b)
+}
+
 // badRaw are files that are no whole, bootable raw disks.
 func badRaw(t *testing.T) []badFile {
 	raw := rawDisk(t, 1, 4*mib)
@@ -136,7 +151,7 @@ func badRaw(t *testing.T) []badFile {
 		{"qed", convert("qed"), "QED"},
 		{"parallels", convert("parallels"), "Parallels"},
 		{"qcow version 1", convert("qcow"), "version 1"},
-		{"luks", makes(t, "luks", "qemu-img", "convert", "-O", "luks", "--object", "secret,id=s,data=x", "-o", "key-secret=s,iter-time=10", raw), "LUKS"},
+		{"luks", write(t, mib, map[int64][]byte{0: []byte("LUKS\xba\xbe\x00\x01")}), "LUKS"},
 		{"dmg", write(t, mib, map[int64][]byte{0: mbr(0x83, 8), mib - 512: []byte("koly")}), "DMG"},
 		{"gzip", through(t, raw, "gzip", "-c"), "decompress"},
 		{"xz", through(t, raw, "xz", "-0", "-c"), "decompress"},
@@ -160,6 +175,7 @@ func badRaw(t *testing.T) []badFile {
 		{"GPT with a wrong checksum", gpt(512 + 40), "checksum"},
 		{"GPT table scrawled over", gpt(1024 + 3), "checksum"},
 		{"GPT backup scrawled over", gpt(4*mib - 512 + 40), "backup"},
+		{"GPT backup of another disk", strangeBackup(t), "differ"},
 		{"GPT backup table scrawled over", gpt(4*mib - 33*512), "backup"},
 	}
 }

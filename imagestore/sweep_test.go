@@ -163,6 +163,11 @@ func TestErase(t *testing.T) {
 			plant(t, filepath.Join(outside, "file"))
 			link(t, filepath.Join(outside, "file"), filepath.Join(filepath.Dir(f.Path), "link.raw"))
 			link(t, outside, filepath.Join(filepath.Dir(f.Path), "link"))
+			elsewhere := filepath.Join(filepath.Dir(dir), "elsewhere")
+			plant(t, elsewhere)
+			if err := os.Link(elsewhere, filepath.Join(filepath.Dir(f.Path), "shared.raw")); err != nil {
+				t.Fatal(err)
+			}
 			held, err := os.Open(f.Path) // as a process would that should have ended
 			if err != nil {
 				t.Fatal(err)
@@ -180,8 +185,10 @@ func TestErase(t *testing.T) {
 				t.Error(diff)
 			}
 			same(t, clone(t, s, keyB, img.Digest), source, "raw") // the image is whole
-			if b, err := os.ReadFile(filepath.Join(outside, "file")); string(b) != "planted" {
-				t.Error("a link was followed:", err)
+			for _, path := range []string{filepath.Join(outside, "file"), elsewhere} {
+				if b, err := os.ReadFile(path); string(b) != "planted" {
+					t.Error("emptied by way of a link:", path, err)
+				}
 			}
 			// A crash in the middle: the directory has its last name already, and the key is used again.
 			if err := os.Rename(filepath.Join(dir, "capsules", keyB), filepath.Join(dir, "capsules", ".erasing-"+keyB)); err != nil {
