@@ -23,50 +23,36 @@ func (l lane) enter(ctx context.Context) error {
 
 func (l lane) leave() { <-l }
 
-// lanes bound how many calls are under way at once.
-//
-// libvirtd serves max_client_requests (5 unless configured) of a connection at a time, and while that many are
-// under way it reads nothing more from it, keepalive answers included: a fifth slow call would cost the
-// connection. So four in all; two of them at most for calls that may take long (a start, a destroy, a
-// definition), and one for a guest's agent, whose answer is up to the guest. One is always left for looking.
+// lanes bound how many calls are under way at once, and keep those that may hang out of the way of the rest. All
+// together, with the statistics' own, they stay below libvirtd's 20 workers.
 type lanes struct {
-	all     lane
-	slow    lane
-	agent   lane
+	quick   lane // looks only
+	slow    lane // definitions, starts, destroys
+	guest   lane // what the guest or its QEMU may leave unanswered for as long as it likes
 	network lane // one change to the network at a time: read, compare, update
 }
 
 func newLanes() lanes {
-	return lanes{all: make(lane, 4), slow: make(lane, 2), agent: make(lane, 1), network: make(lane, 1)}
+	return lanes{quick: make(lane, 4), slow: make(lane, 4), guest: make(lane, 4), network: make(lane, 1)}
 }
 
-// The ways to take for each kind of call, always in this order.
-func (l lanes) forQuick() []lane   { return []lane{l.all} }
-func (l lanes) forSlow() []lane    { return []lane{l.slow, l.all} }
-func (l lanes) forAgent() []lane   { return []lane{l.agent, l.all} }
-func (l lanes) forNetwork() []lane { return []lane{l.network, l.slow, l.all} }
-
-// call runs f with the connection and waits for it until ctx ends, or for Options.CallTimeout when ctx has no
-// deadline. A cgo call cannot be interrupted: when the wait ends first, f runs on, its result is thrown away,
-// and it keeps its lanes until it returns. So f must share nothing with its caller but arguments and result.
+// call runs f with a connection of its own and waits for it until ctx ends, or for Options.CallTimeout when ctx has no
+// deadline, or until the session is lost. A cgo call cannot be interrupted: when the wait ends first, f runs on, its result is thrown away,
+// and it keeps its lane until it returns. So f must share nothing with its caller but arguments and result.
 // name is one of a few constants: it becomes a metric's label.
-func call[T any](ctx context.Context, h *Host, name string, ways []lane, f func(*libvirt.Connect) (T, error)) (T, error) {
+func call[T any](ctx context.Context, h *Host, name string, way lane, f func(*libvirt.Connect) (T, error)) (T, error) {
 	var none T
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, h.opt.CallTimeout)
 		defer cancel()
 	}
-	for i, l := range ways {
-		if err := l.enter(ctx); err != nil {
-			leave(ways[:i])
-			return none, fmt.Errorf("waiting for a turn: %w", err)
-		}
-	}
-	conn, err := h.borrow()
+	s, err := h.current()
 	if err != nil {
-		leave(ways)
 		return none, err
+	}
+	if err := way.enter(ctx); err != nil {
+		return none, fmt.Errorf("waiting for a turn: %w", err)
 	}
 	type result struct {
 		v   T
@@ -74,29 +60,31 @@ func call[T any](ctx context.Context, h *Host, name string, ways []lane, f func(
 	}
 	done := make(chan result, 1)
 	go func() {
-		defer leave(ways)
-		defer conn.Close()
-		defer h.metrics.observeCall(name, time.Now())
+		defer way.leave()
+		conn, err := h.borrow(s)
+		if err != nil {
+			done <- result{err: err}
+			return
+		}
+		start := time.Now()
 		v, err := f(conn)
+		h.metrics.observeCall(name, start)
+		h.giveBack(s, conn)
 		done <- result{v, err}
 	}()
 	select {
 	case r := <-done:
 		return r.v, r.err
+	case <-s.lost:
+		return none, fmt.Errorf("%w: connection lost", ErrUnavailable)
 	case <-ctx.Done():
 		return none, fmt.Errorf("no answer: %w", ctx.Err())
 	}
 }
 
-func leave(ways []lane) {
-	for _, l := range ways {
-		l.leave()
-	}
-}
-
 // do is call for what has no result; it wraps the error.
-func (h *Host) do(ctx context.Context, name string, what string, ways []lane, f func(*libvirt.Connect) error) error {
-	_, err := call(ctx, h, name, ways, func(c *libvirt.Connect) (struct{}, error) { return struct{}{}, f(c) })
+func (h *Host) do(ctx context.Context, name string, what string, way lane, f func(*libvirt.Connect) error) error {
+	_, err := call(ctx, h, name, way, func(c *libvirt.Connect) (struct{}, error) { return struct{}{}, f(c) })
 	return wrap(what, err)
 }
 

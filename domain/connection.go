@@ -26,12 +26,15 @@ const (
 	lastedAtLeast = 10 * time.Second
 )
 
-// session is one connection from its opening to its loss.
+// session is the time from one successful connect to the loss of that connection. The connection itself is for
+// events alone; calls have others, which come and go with it: see pool.go.
 type session struct {
 	conn      *libvirt.Connect
 	version   string
 	callbacks []int
 	lost      chan struct{} // closed by the close callback
+
+	idle []*libvirt.Connect // connections without a call; guarded by Host.mu
 }
 
 // eventLoop starts libvirt's default event loop, which is one per process and cannot be stopped. It must run
@@ -176,29 +179,20 @@ func (h *Host) publish(ctx context.Context, s *session, first bool) {
 // withdraw takes the session away and remembers why. The same reason twice is logged once.
 func (h *Host) withdraw(ctx context.Context, cause error) {
 	h.mu.Lock()
-	before := h.reason
+	before, old := h.reason, h.session
 	h.session, h.reason = nil, wrap("connect", fmt.Errorf("%w: %w", ErrUnavailable, cause))
 	news := before == nil || before.Error() != h.reason.Error()
 	h.mu.Unlock()
+	if old != nil {
+		// Closing says good-bye to a libvirtd that may hang: nobody waits for it.
+		go closeAll(old.idle)
+	}
 	h.metrics.setConnected(false, false)
 	h.metrics.publish([]prometheus.Metric{up(0)})
 	if news && ctx.Err() == nil {
 		h.log.LogAttrs(ctx, slog.LevelWarn, "libvirt not connected, trying again",
 			slog.String("uri", h.opt.URI), slog.Any("error", cause))
 	}
-}
-
-// borrow takes a reference on the connection, so that it cannot be freed under a call that still runs.
-func (h *Host) borrow() (*libvirt.Connect, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.session == nil {
-		return nil, h.reason
-	}
-	if err := h.session.conn.Ref(); err != nil {
-		return nil, err
-	}
-	return h.session.conn, nil
 }
 
 // pause waits for d; false when ctx ended first.

@@ -37,6 +37,7 @@ type Host struct {
 	lanes    lanes
 	events   *eventQueue
 	watchers watchers
+	asking   sync.Map // of asked
 
 	stop context.CancelFunc
 	wg   sync.WaitGroup

@@ -111,7 +111,7 @@ func newSpec(t *testing.T, h *domain.Host, name string, sector []byte) domain.Sp
 		MemoryBytes: 64 << 20,
 		Disks:       []domain.Disk{{Path: disk, Format: "raw", Serial: "root"}},
 		NIC:         domain.NIC{Network: capsNet.Name, Tap: name, MAC: net.HardwareAddr{0x52, 0x54, 0, id[0], id[1], id[2]}},
-		VNC:         domain.VNC{Listen: netip.MustParseAddr("127.0.0.1"), Port: freePort(t), Password: "pa'<&\"ss"},
+		VNC:         domain.VNC{Listen: netip.MustParseAddr("127.0.0.1"), Port: freePort(), Password: "pa'<&\"ss"},
 		SerialLog:   filepath.Join(dir, "serial.log"), GenerationID: uuid.NewString(),
 	}
 	remove(t, h, s.ID)
@@ -159,18 +159,12 @@ func running(t *testing.T, h *domain.Host, s domain.Spec) {
 	}
 }
 
-func freePort(t *testing.T) int {
-	t.Helper()
-	for port := 15900; port < 16900; port++ {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			continue
-		}
-		l.Close()
-		return port
-	}
-	t.Fatal("no free port")
-	return 0
+// lastPort is the last VNC port that a test got: tests run one after the other, in a network of their own.
+var lastPort = 15900
+
+func freePort() int {
+	lastPort++
+	return lastPort
 }
 
 // sh runs a command and gives its output.
@@ -224,3 +218,16 @@ var (
 	fills = []byte{0x31, 0xC0, 0x8E, 0xD8, 0xBE, 0x15, 0x7C, 0xB2, 0x80, 0xB8, 0x00, 0x43, 0xCD, 0x13, 0x83, 0x06, 0x1D, 0x7C, 0x40, 0xEB, 0xEF,
 		0x10, 0x00, 0x40, 0x00, 0x00, 0x00, 0x00, 0xF0, 64, 0, 0, 0, 0, 0, 0, 0}
 )
+
+func libvirtdPid(t *testing.T) int {
+	t.Helper()
+	var pid int
+	b, err := os.ReadFile("/run/libvirtd.pid")
+	if err == nil {
+		_, err = fmt.Sscan(string(b), &pid)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pid
+}

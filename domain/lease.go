@@ -19,7 +19,7 @@ import (
 // is given up first: dnsmasq would withhold it from its new owner for the rest of the hour. ErrConflict: the
 // name is another lease's.
 func (h *Host) PutLease(ctx context.Context, network string, l Lease) error {
-	return h.do(ctx, "put_lease", fmt.Sprintf("lease of %s in %s", l.MAC, network), h.lanes.forNetwork(), func(c *libvirt.Connect) error {
+	return h.do(ctx, "put_lease", fmt.Sprintf("lease of %s in %s", l.MAC, network), h.lanes.network, func(c *libvirt.Connect) error {
 		n, err := c.LookupNetworkByName(network)
 		if err != nil {
 			return err
@@ -68,7 +68,7 @@ func putHost(n *libvirt.Network, x libvirtxml.Network, l Lease, flag libvirt.Net
 // DropLease removes the static lease of mac, live and from the definition, and has dnsmasq give up the address
 // if the guest holds it. An absent lease or network is fine.
 func (h *Host) DropLease(ctx context.Context, network string, mac net.HardwareAddr) error {
-	err := h.do(ctx, "drop_lease", fmt.Sprintf("drop lease of %s in %s", mac, network), h.lanes.forNetwork(), func(c *libvirt.Connect) error {
+	err := h.do(ctx, "drop_lease", fmt.Sprintf("drop lease of %s in %s", mac, network), h.lanes.network, func(c *libvirt.Connect) error {
 		n, err := c.LookupNetworkByName(network)
 		if err != nil {
 			return err
@@ -94,7 +94,7 @@ func (h *Host) DropLease(ctx context.Context, network string, mac net.HardwareAd
 
 // Leases lists the static leases that are in force (of a network that is down: that would be), by address.
 func (h *Host) Leases(ctx context.Context, network string) ([]Lease, error) {
-	leases, err := call(ctx, h, "leases", h.lanes.forQuick(), func(c *libvirt.Connect) ([]Lease, error) {
+	leases, err := call(ctx, h, "leases", h.lanes.quick, func(c *libvirt.Connect) ([]Lease, error) {
 		n, err := c.LookupNetworkByName(network)
 		if err != nil {
 			return nil, err

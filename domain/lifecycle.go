@@ -20,7 +20,7 @@ func (h *Host) Define(ctx context.Context, s Spec) error {
 	if err != nil {
 		return err
 	}
-	return h.do(ctx, "define", "define "+s.Name, h.lanes.forSlow(), func(c *libvirt.Connect) error {
+	return h.do(ctx, "define", "define "+s.Name, h.lanes.slow, func(c *libvirt.Connect) error {
 		if err := mayDefine(c, s); err != nil {
 			return err
 		}
@@ -65,7 +65,7 @@ func mayDefine(c *libvirt.Connect, s Spec) error {
 // nothing is left running. ErrNotFound: not defined, or not ours. When ctx ends first, the domain may still
 // start: its event tells.
 func (h *Host) Start(ctx context.Context, id ID) error {
-	return h.do(ctx, "start", "start "+string(id), h.lanes.forSlow(), func(c *libvirt.Connect) error {
+	return h.do(ctx, "start", "start "+string(id), h.lanes.slow, func(c *libvirt.Connect) error {
 		d, _, err := lookup(c, id)
 		if err != nil {
 			return err
@@ -84,7 +84,7 @@ func (h *Host) Start(ctx context.Context, id ID) error {
 // Destroy ends a domain's process without asking the guest, and returns when the process is gone. A domain that
 // is off or absent is fine. libvirt asks QEMU with SIGTERM first, which flushes what the guest had flushed.
 func (h *Host) Destroy(ctx context.Context, id ID) error {
-	err := h.do(ctx, "destroy", "destroy "+string(id), h.lanes.forSlow(), func(c *libvirt.Connect) error {
+	err := h.do(ctx, "destroy", "destroy "+string(id), h.lanes.slow, func(c *libvirt.Connect) error {
 		d, _, err := lookup(c, id)
 		if err != nil {
 			return err
@@ -106,7 +106,7 @@ func (h *Host) Destroy(ctx context.Context, id ID) error {
 // ErrConflict: it has a process.
 func (h *Host) Undefine(ctx context.Context, id ID) error {
 	what := "undefine " + string(id)
-	err := h.do(ctx, "undefine", what, h.lanes.forSlow(), func(c *libvirt.Connect) error {
+	err := h.do(ctx, "undefine", what, h.lanes.slow, func(c *libvirt.Connect) error {
 		d, _, err := lookup(c, id)
 		if err != nil {
 			return err

@@ -56,7 +56,7 @@ func (h *Host) EnsureNetwork(ctx context.Context, n Network) error {
 	if err := n.Validate(); err != nil {
 		return err
 	}
-	return h.do(ctx, "ensure_network", "network "+n.Name, h.lanes.forNetwork(), func(c *libvirt.Connect) error {
+	return h.do(ctx, "ensure_network", "network "+n.Name, h.lanes.network, func(c *libvirt.Connect) error {
 		net, err := c.LookupNetworkByName(n.Name)
 		if isCode(err, libvirt.ERR_NO_NETWORK) {
 			return defineNetwork(c, n, "", "", nil)

@@ -17,7 +17,7 @@ const lookTimeout = 5 * time.Second
 // nothing else: whose it is could not be read either. An error means that nothing is known, not that nothing
 // is there.
 func (h *Host) Observe(ctx context.Context) (map[ID]Observed, error) {
-	found, err := call(ctx, h, "list", h.lanes.forQuick(), list)
+	found, err := call(ctx, h, "list", h.lanes.quick, list)
 	if err != nil {
 		return nil, wrap("observe", err)
 	}
@@ -28,7 +28,7 @@ func (h *Host) Observe(ctx context.Context) (map[ID]Observed, error) {
 	)
 	// As many workers as calls may be under way: more would only wait.
 	work := make(chan Observed)
-	for range cap(h.lanes.all) {
+	for range cap(h.lanes.quick) {
 		wg.Go(func() {
 			for o := range work {
 				if o, ours := h.look(ctx, o); ours {
@@ -87,7 +87,7 @@ func (h *Host) look(ctx context.Context, o Observed) (Observed, bool) {
 // ObserveOne tells what libvirt knows of one domain now. ErrNotFound: not defined, or not ours. Any other error
 // means that its state is unknown, never that it is off.
 func (h *Host) ObserveOne(ctx context.Context, id ID) (Observed, error) {
-	o, err := call(ctx, h, "observe", h.lanes.forQuick(), func(c *libvirt.Connect) (Observed, error) {
+	o, err := call(ctx, h, "observe", h.lanes.quick, func(c *libvirt.Connect) (Observed, error) {
 		d, who, err := lookup(c, id)
 		if err != nil {
 			return Observed{}, err

@@ -74,18 +74,36 @@ func (h *Host) gone(ctx context.Context, id ID) (bool, error) {
 // pressPowerButton needs no error: a domain that went off in the meantime, or a libvirtd that did, shows at the
 // next look, and the button is pressed again.
 func (h *Host) pressPowerButton(ctx context.Context, id ID) {
-	err := h.do(ctx, "shutdown", "power button of "+string(id), h.lanes.forQuick(), func(c *libvirt.Connect) error {
+	if err := h.ask(ctx, "shutdown", id, libvirt.DOMAIN_SHUTDOWN_ACPI_POWER_BTN); err != nil {
+		h.log.LogAttrs(ctx, slog.LevelDebug, "power button", slog.String("domain", string(id)), slog.Any("error", err))
+	}
+}
+
+// ask makes one kind of request to a guest. While an earlier one hangs, in the guest or in its QEMU, there is
+// no second: a domain that does not answer takes one place in the lane, not all.
+func (h *Host) ask(ctx context.Context, name string, id ID, how libvirt.DomainShutdownFlags) error {
+	return h.do(ctx, name, "ask "+string(id), h.lanes.guest, func(c *libvirt.Connect) error {
+		key := asked{id, how}
+		if _, there := h.asking.LoadOrStore(key, struct{}{}); there {
+			return errAsked
+		}
+		defer h.asking.Delete(key)
 		d, _, err := lookup(c, id)
 		if err != nil {
 			return err
 		}
 		defer d.Free()
-		return d.ShutdownFlags(libvirt.DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+		return d.ShutdownFlags(how)
 	})
-	if err != nil {
-		h.log.LogAttrs(ctx, slog.LevelDebug, "power button", slog.String("domain", string(id)), slog.Any("error", err))
-	}
 }
+
+// asked is a request that is under way.
+type asked struct {
+	id  ID
+	how libvirt.DomainShutdownFlags
+}
+
+var errAsked = fmt.Errorf("%w: an earlier request is not answered yet", ErrBusy)
 
 var errNoAgent = errors.New("no guest agent connected")
 
@@ -99,14 +117,7 @@ func (h *Host) askAgent(ctx context.Context, id ID) <-chan error {
 			err = errNoAgent
 		}
 		if err == nil {
-			err = h.do(ctx, "shutdown_agent", "agent of "+string(id), h.lanes.forAgent(), func(c *libvirt.Connect) error {
-				d, _, err := lookup(c, id)
-				if err != nil {
-					return err
-				}
-				defer d.Free()
-				return d.ShutdownFlags(libvirt.DOMAIN_SHUTDOWN_GUEST_AGENT)
-			})
+			err = h.ask(ctx, "shutdown_agent", id, libvirt.DOMAIN_SHUTDOWN_GUEST_AGENT)
 		}
 		if err != nil && ctx.Err() == nil {
 			h.log.LogAttrs(ctx, slog.LevelDebug, "guest agent not used", slog.String("domain", string(id)), slog.Any("error", err))
@@ -117,7 +128,7 @@ func (h *Host) askAgent(ctx context.Context, id ID) <-chan error {
 }
 
 func (h *Host) agentConnected(ctx context.Context, id ID) (bool, error) {
-	return call(ctx, h, "describe", h.lanes.forQuick(), func(c *libvirt.Connect) (bool, error) {
+	return call(ctx, h, "describe", h.lanes.quick, func(c *libvirt.Connect) (bool, error) {
 		d, _, err := lookup(c, id)
 		if err != nil {
 			return false, err
