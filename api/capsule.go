@@ -7,15 +7,15 @@ import (
 	"github.com/capsuled/capsuled/daemon"
 )
 
-// What the calls of the capsule dialect allow. Lengths are those of the contract's columns; the upper bounds of numbers
-// only keep them sane, quotas and the host's size decide.
+// What the calls of the capsule dialect allow. Bounds are the daemon's own (it checks them again, for callers that are no
+// codec); they are here so that one reply names every fault.
 var (
 	createParams = params{
 		{name: "imageid", required: true, check: matching(`[A-Za-z0-9._-]{1,128}`, "1 to 128 letters, digits, dots, dashes or underscores")},
-		{name: "loginusername", required: true, check: matching(`[A-Za-z0-9_][A-Za-z0-9._@+-]{0,127}`, "1 to 128 letters, digits or . _ @ + -")},
+		{name: "loginusername", required: true, check: matching(`[A-Za-z0-9._-]{1,32}`, "1 to 32 letters, digits, dots, dashes or underscores")},
 		{name: "loginpassword", required: true, check: matching(`[ -~]{1,8}`, "1 to 8 printable ASCII characters")},
-		{name: "memory", check: number(1, 1<<24)},
-		{name: "vcpu", check: number(1, 1024)},
+		{name: "memory", check: number(64, 4<<20)},
+		{name: "vcpu", check: number(1, 256)},
 		{name: "type", check: oneOf(string(daemon.Demo), string(daemon.Research), string(daemon.ResearchFull))},
 		{name: "consent", check: flag},
 		{name: "full_access", check: flag},

@@ -186,20 +186,20 @@ func TestTLS(t *testing.T) {
 	intruder := []tls.Certificate{must[tls.Certificate](t)(tls.LoadX509KeyPair(other.file("intruder.pem"), other.file("intruder.key")))}
 	for name, row := range map[string]struct {
 		addr   net.Addr
-		config tls.Config
+		config *tls.Config
 		ok     bool
 	}{
-		"verified server":     {open.Addr(), tls.Config{RootCAs: ca.pool}, true},
-		"TLS 1.2":             {open.Addr(), tls.Config{RootCAs: ca.pool, MaxVersion: tls.VersionTLS12}, true},
-		"TLS 1.1":             {open.Addr(), tls.Config{RootCAs: ca.pool, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}, false},
-		"another authority":   {open.Addr(), tls.Config{RootCAs: other.pool}, false},
-		"client certificate":  {closed.Addr(), tls.Config{RootCAs: ca.pool, Certificates: router}, true},
-		"none":                {closed.Addr(), tls.Config{RootCAs: ca.pool}, false},
-		"one of other's":      {closed.Addr(), tls.Config{RootCAs: ca.pool, Certificates: intruder}, false},
-		"one of other's, 1.2": {closed.Addr(), tls.Config{RootCAs: ca.pool, Certificates: intruder, MaxVersion: tls.VersionTLS12}, false},
+		"verified server":     {open.Addr(), &tls.Config{RootCAs: ca.pool}, true},
+		"TLS 1.2":             {open.Addr(), &tls.Config{RootCAs: ca.pool, MaxVersion: tls.VersionTLS12}, true},
+		"TLS 1.1":             {open.Addr(), &tls.Config{RootCAs: ca.pool, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}, false},
+		"another authority":   {open.Addr(), &tls.Config{RootCAs: other.pool}, false},
+		"client certificate":  {closed.Addr(), &tls.Config{RootCAs: ca.pool, Certificates: router}, true},
+		"none":                {closed.Addr(), &tls.Config{RootCAs: ca.pool}, false},
+		"one of other's":      {closed.Addr(), &tls.Config{RootCAs: ca.pool, Certificates: intruder}, false},
+		"one of other's, 1.2": {closed.Addr(), &tls.Config{RootCAs: ca.pool, Certificates: intruder, MaxVersion: tls.VersionTLS12}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			resp, err := ask(t.Context(), row.addr.String(), &row.config)
+			resp, err := ask(t.Context(), row.addr.String(), row.config)
 			if (err == nil) != row.ok {
 				t.Fatalf("got %v, %v", resp, err)
 			}

@@ -15,6 +15,8 @@ type verbs interface {
 	Ready() daemon.Readiness
 }
 
+var _ verbs = (*daemon.Daemon)(nil)
+
 type capsules interface {
 	CreateCapsule(context.Context, daemon.Caller, daemon.NewCapsule) (daemon.Capsule, daemon.Operation, error)
 	LaunchCapsule(ctx context.Context, c daemon.Caller, id string) (daemon.Operation, error)
