@@ -2,6 +2,7 @@ package daemon_test
 
 import (
 	"fmt"
+	"sync/atomic"
 	"testing"
 
 	"github.com/capsuled/capsuled/daemon"
@@ -45,16 +46,16 @@ var deeds = map[string]func(*bench) func() (daemon.Operation, error){
 }
 
 // at makes one fault, at the call with number n after now.
-func (m *machine) at(n int, f fault) (struck *bool) {
+func (m *machine) at(n int, f fault) (struck *atomic.Bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	first := len(m.calls)
-	struck = new(bool)
+	struck = new(atomic.Bool)
 	m.fault = func(i int, _ string) fault {
 		if i != first+n {
 			return none
 		}
-		*struck = true
+		struck.Store(true)
 		return f
 	}
 	return struck
@@ -82,12 +83,10 @@ func TestDeathAtEveryCall(t *testing.T) {
 						t.Fatal(err)
 					}
 					b.until(func() bool {
-						b.machine.mu.Lock()
-						defer b.machine.mu.Unlock()
 						o, err := b.Operation(t.Context(), root, op.ID)
-						return *struck || err == nil && o.State != daemon.OperationRunning
+						return struck.Load() || err == nil && o.State != daemon.OperationRunning
 					})
-					if !*struck {
+					if !struck.Load() {
 						return // there is no such call: the operation is through
 					}
 					calls++
@@ -121,7 +120,7 @@ func TestErrorAtEveryCall(t *testing.T) {
 					struck := b.machine.at(n, f)
 					op := b.wait(begin())
 					b.idle()
-					if !*struck {
+					if !struck.Load() {
 						return
 					}
 					calls++

@@ -128,6 +128,11 @@ type Daemon struct {
 	births sync.RWMutex
 	// fenceMu makes "read the records, then apply the bindings" one act beside the changes of single bindings.
 	fenceMu sync.Mutex
+	// unfenced, guarded by fenceMu, are capsules that lost their binding in an operation whose outcome is not
+	// recorded yet: their record still says that they have one.
+	unfenced map[string]bool
+	// leaseMu does the same for leases; every state in which a lease is dropped is one that wants none.
+	leaseMu sync.Mutex
 
 	arrivals arrivals
 
@@ -161,6 +166,7 @@ func New(opt Options) (*Daemon, error) {
 		addresses: pool,
 		dirty:     make(chan string, 1024),
 		live:      map[string]*act{},
+		unfenced:  map[string]bool{},
 		arrivals:  arrivals{named: map[string]imagestore.Digest{}},
 		waiting:   "the daemon is starting",
 	}

@@ -35,6 +35,10 @@ var attached = map[Mode][]string{
 // one, belongs to nobody, and what belongs to nobody is dropped.
 var fenced = map[State]bool{LaunchPending: true, Running: true, ShutdownPending: true}
 
+// leased says in which states the reconciler gives a capsule the lease that it lacks. In all others an operation is
+// under way that gives or takes it.
+var leased = map[State]bool{Running: true, Shutdown: true, ShutdownPending: true}
+
 // volumes are the templates that a host needs.
 func (d *Daemon) volumes(volumeGB, spoolGB int) []imagestore.Volume {
 	return []imagestore.Volume{

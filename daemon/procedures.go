@@ -85,7 +85,7 @@ func (d *Daemon) table() map[string]*procedure {
 	for kind, steps := range capsule {
 		table[kind] = &procedure{kind: kind, steps: steps,
 			load: loadCapsule, done: capsuleDone, fail: capsuleFailed,
-			after: func(a *act) { d.look(a.op.Target) },
+			after: (*act).lookAgain,
 			limit: d.limit,
 		}
 	}
@@ -164,6 +164,8 @@ func (a *act) lease(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.d.leaseMu.Lock()
+	defer a.d.leaseMu.Unlock()
 	return a.d.hyper.PutLease(ctx, a.d.opt.Network.Name, l)
 }
 
@@ -175,6 +177,8 @@ func (a *act) unlease(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.d.leaseMu.Lock()
+	defer a.d.leaseMu.Unlock()
 	return a.d.hyper.DropLease(ctx, a.d.opt.Network.Name, mac)
 }
 
@@ -229,13 +233,23 @@ func (a *act) fence(ctx context.Context) error {
 	}
 	a.d.fenceMu.Lock()
 	defer a.d.fenceMu.Unlock()
+	delete(a.d.unfenced, a.capsule.ID)
 	return a.d.fences.Put(ctx, b)
 }
 
 func (a *act) unfence(ctx context.Context) error {
 	a.d.fenceMu.Lock()
 	defer a.d.fenceMu.Unlock()
+	a.d.unfenced[a.capsule.ID] = true
 	return a.d.fences.Drop(ctx, a.capsule.Key)
+}
+
+// lookAgain has the reconciler look at what came of an operation: libvirt may have said something meanwhile.
+func (a *act) lookAgain() {
+	a.d.fenceMu.Lock()
+	delete(a.d.unfenced, a.op.Target)
+	a.d.fenceMu.Unlock()
+	a.d.look(a.op.Target)
 }
 
 func (a *act) start(ctx context.Context) error { return a.d.domains.Start(ctx, a.id()) }

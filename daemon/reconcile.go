@@ -172,7 +172,7 @@ func (d *Daemon) converge(ctx context.Context) error {
 	errs := []error{
 		d.fences.GuardBridge(ctx),
 		d.mendFence(ctx),
-		d.mendLeases(ctx, capsules),
+		d.mendLeases(ctx),
 		d.sweep(ctx),
 	}
 	known := make(map[domain.ID]bool, len(capsules))
@@ -219,7 +219,7 @@ func (d *Daemon) refence(ctx context.Context) error {
 	}
 	var all []firewall.Binding
 	for _, c := range capsules {
-		if !fenced[c.State] {
+		if !fenced[c.State] || d.unfenced[c.ID] {
 			continue
 		}
 		mode := c.Mode
@@ -248,50 +248,40 @@ func (d *Daemon) mendFence(ctx context.Context) error {
 }
 
 // mendLeases adds the leases that libvirt lost and drops those that no capsule holds.
-func (d *Daemon) mendLeases(ctx context.Context, capsules []store.Capsule) error {
+func (d *Daemon) mendLeases(ctx context.Context) error {
+	d.leaseMu.Lock()
+	defer d.leaseMu.Unlock()
 	network := d.opt.Network.Name
 	have, err := d.hyper.Leases(ctx, network)
 	if err != nil {
 		return err
 	}
-	absent := map[string]store.Capsule{}
-	for _, c := range capsules {
-		if c.MAC != "" {
-			absent[c.MAC] = c
-		}
+	var capsules []store.Capsule
+	if err := d.store.View(ctx, func(tx *store.Tx) (err error) { capsules, err = tx.Capsules(); return err }); err != nil {
+		return err
+	}
+	there, held := map[string]string{}, map[string]bool{} // by MAC
+	for _, l := range have {
+		there[l.MAC.String()] = l.IP.String()
 	}
 	var errs []error
-	for _, l := range have {
-		c, ok := absent[l.MAC.String()]
-		if ok && c.Address == l.IP.String() {
-			delete(absent, c.MAC)
-		}
-		if ok || d.leaseHeld(ctx, l) {
-			continue // another address is put right below; an unknown holder came after the records were read
-		}
-		errs = append(errs, d.hyper.DropLease(ctx, network, l.MAC))
-	}
-	for _, c := range absent {
-		if !c.Provisioned {
-			continue // its creation is under way, or has failed
+	for _, c := range capsules {
+		held[c.MAC] = true
+		if !leased[c.State] {
+			continue
 		}
 		l, err := lease(c)
+		if err == nil && there[c.MAC] != c.Address {
+			err = d.hyper.PutLease(ctx, network, l)
+		}
 		errs = append(errs, err)
-		if err == nil {
-			errs = append(errs, d.hyper.PutLease(ctx, network, l))
+	}
+	for _, l := range have {
+		if !held[l.MAC.String()] {
+			errs = append(errs, d.hyper.DropLease(ctx, network, l.MAC))
 		}
 	}
 	return errors.Join(errs...)
-}
-
-func (d *Daemon) leaseHeld(ctx context.Context, l domain.Lease) bool {
-	held := true
-	err := d.store.View(ctx, func(tx *store.Tx) (err error) {
-		all, err := tx.HeldAddresses()
-		held = all[l.IP.String()]
-		return err
-	})
-	return err != nil || held
 }
 
 // sweep removes files that no record names. It is put off while an import is under way: its bytes have no record yet.

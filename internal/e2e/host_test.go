@@ -355,3 +355,20 @@ func kill(t *testing.T, pid int, s syscall.Signal) {
 		t.Fatal(err)
 	}
 }
+
+func command(t *testing.T, name string, args ...string) (string, error) {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput()
+	return strings.TrimSpace(string(out)), err
+}
+
+// must is for commands that cannot fail.
+func must(out string, err error) func(*testing.T) string {
+	return func(t *testing.T) string {
+		t.Helper()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return out
+	}
+}
