@@ -39,7 +39,7 @@ run: demo-program
 demo-program: packages build guest
 	$(GO) build -o bin/demo ./internal/demo
 
-bench: packages build guest
+bench: packages guest
 	$(GO) run ./internal/bench
 
 lint:

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/capsuled/capsuled/internal/rig"
+	"github.com/capsuled/capsuled/internal/testhost"
+)
+
+func TestMain(m *testing.M) {
+	if !testhost.Inside() && os.Getenv(envPrograms) == "" { // built outside the host, where the module proxy can be reached
+		if err := build(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(testhost.ExitSetup)
+		}
+	}
+	testhost.Main(m, testhost.WithLibvirt())
+}
+
+func build() error {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		return err
+	}
+	p, err := rig.Build(context.Background(), root, "bench", false)
+	if err != nil {
+		return err
+	}
+	return os.Setenv(envPrograms, filepath.Dir(p.Capsuled))
+}
+
+// Every part that runs inside a host, at its smallest, on real libvirt: each fills its tables and leaves no capsule for
+// the next, but scale, which is the last.
+func TestPartsInside(t *testing.T) {
+	var out bytes.Buffer
+	b := &bench{plan: plan{creations: 1, pairs: 1, capsules: []int{0, 2}, restarts: 1, scrapes: 1}, root: "../..", out: &out}
+	d, err := newDaemon(t.Context(), b.plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(d.Kill)
+	b.d = d
+	t.Run("what fails is not measured", func(t *testing.T) { refusals(t, d) })
+	for _, p := range parts {
+		if !p.inside {
+			continue
+		}
+		if err := p.run(t.Context(), b); err != nil {
+			t.Fatalf("%s: %v\n%s", p.name, err, d.logged())
+		}
+		list, err := d.api.ListCapsules(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := 0
+		if p.name == "scale" {
+			want = 2
+		}
+		if len(list.VMsInfo) != want {
+			t.Errorf("%s left %d capsules, and should leave %d", p.name, len(list.VMsInfo), want)
+		}
+	}
+	for _, row := range []string{"| createvm ", "| step clone ", "| deletevm ", "| step erase ", "| launchvm ", "| virsh start ", "| virDomainCreate ", "| step fence ", "| 0  ", "| 2  "} {
+		if !strings.Contains(out.String(), "\n"+row) {
+			t.Errorf("there is no row %q", row)
+		}
+	}
+	if t.Failed() {
+		t.Log(out.String())
+	}
+}
+
+// refusals are calls that must be errors, so that no figure is made of them.
+func refusals(t *testing.T, d *daemon) {
+	const nothing = "6f1c7a52-0b5e-4c64-9a53-0d2f5d1f7a10"
+	if _, _, err := d.act(t.Context(), d.api.LaunchCapsule, nothing); err == nil {
+		t.Error("a capsule that is not there was launched")
+	}
+	defer func(image string) { d.image = image }(d.image)
+	d.image = nothing
+	if _, _, err := d.create(t.Context()); err == nil {
+		t.Error("a capsule was made of an image that is not there")
+	}
+}
+
+func TestParseBench(t *testing.T) {
+	got := parseBench(`goos: linux
+BenchmarkClone/fs=xfs/size=1GiB/method=store-2         	     200	   1234567 ns/op
+BenchmarkClone/fs=xfs/size=1GiB/method=qemu-img        	       5	     12.5 ns/op	 3 B/op
+BenchmarkClone/fs=xfs/size=1GiB/method=cp-2
+PASS
+ok  	github.com/capsuled/capsuled/imagestore	1.2s
+`)
+	want := map[string]time.Duration{
+		"BenchmarkClone/fs=xfs/size=1GiB/method=store":    1234567,
+		"BenchmarkClone/fs=xfs/size=1GiB/method=qemu-img": 12,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestSample(t *testing.T) {
+	s := sample{50, 10, 40, 20, 30}
+	for share, want := range map[float64]time.Duration{0: 10, 0.1: 10, 0.5: 30, 0.9: 50, 1: 50} {
+		if got := s.at(share); got != want {
+			t.Errorf("at %v: %d, should be %d", share, got, want)
+		}
+	}
+	if s[0] != 50 {
+		t.Error("the order of rounds was lost")
+	}
+	if got := sample(nil).median(); got != 0 {
+		t.Errorf("nothing has the median %d", got)
+	}
+}
+
+func TestTable(t *testing.T) {
+	tab := table{title: "Title", head: []string{"", "median"}}
+	tab.add("longer", ms(1500*time.Microsecond))
+	tab.add("s", ratio(3*time.Second, 2*time.Second))
+	var out bytes.Buffer
+	tab.print(&out)
+	want := `
+Title
+
+|        |  median |
+| ------ | ------: |
+| longer | 1.50 ms |
+| s      |    1.50 |
+`
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestChoose(t *testing.T) {
+	if _, err := choose("clone,nothing"); err == nil {
+		t.Error("a part that is not there was chosen")
+	}
+	some, err := choose("scale,clone")
+	if err != nil || len(some) != 2 || some[0].name != "scale" {
+		t.Errorf("%v %v", some, err)
+	}
+	if all, err := choose(""); err != nil || len(all) != len(parts) {
+		t.Errorf("%v %v", all, err)
+	}
+}
