@@ -84,7 +84,7 @@ func peerGroups(fd int) ([]uint32, error) {
 	}
 }
 
-// localGUID names a local user so that no token can bear the same name (checkGUID).
+// localGUID names a local user so that no token can bear the same name (CheckGUID).
 func localGUID(uid uint32) string {
 	if uid == 0 {
 		return "root"

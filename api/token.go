@@ -39,7 +39,7 @@ func newTokens(secretPath string, admins []string) (*tokens, error) {
 			jwt.WithIssuedAt(), jwt.WithLeeway(tokenLeeway), jwt.WithStrictDecoding()),
 	}
 	for _, a := range admins {
-		if err := checkGUID(a); err != nil {
+		if err := CheckGUID(a); err != nil {
 			return nil, fmt.Errorf("api: administrator %q: %w", a, err)
 		}
 	}
@@ -83,7 +83,7 @@ func (c claims) caller() (daemon.Caller, error) {
 	if guid == "" {
 		guid = c.Subject
 	}
-	if err := checkGUID(guid); err != nil {
+	if err := CheckGUID(guid); err != nil {
 		return daemon.Caller{}, fmt.Errorf("guid %w", err)
 	}
 	if err := checkText(c.Email, 0, 128, ""); err != nil {
@@ -104,9 +104,9 @@ var guidPattern = regexp.MustCompile(`\A[A-Za-z0-9][A-Za-z0-9._@:+-]{0,63}\z`)
 // localPrefix begins the guid of everybody who came over the unix socket, but for root.
 const localPrefix = "local:"
 
-// checkGUID accepts what can be written anywhere, and nothing that names a local administrator or the daemon: else an
+// CheckGUID accepts what can be written anywhere, and nothing that names a local administrator or the daemon: else an
 // identity provider's user "root" would own what the host's root made.
-func checkGUID(guid string) error {
+func CheckGUID(guid string) error {
 	if !guidPattern.MatchString(guid) {
 		return fmt.Errorf("must be 1 to 64 of A-Z a-z 0-9 . _ @ : + -, beginning with a letter or digit")
 	}

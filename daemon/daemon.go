@@ -176,9 +176,10 @@ func New(opt Options) (*Daemon, error) {
 }
 
 // Run closes the firewall around what the records name, waits for libvirt, converges, takes up the operations that
-// were open, calls ready, and then serves events and timers until ctx ends. It returns when every operation has
-// stopped; what was not finished is taken up by the next Run.
-func (d *Daemon) Run(ctx context.Context, ready func()) error {
+// were open, and then serves events and timers until ctx ends. It calls say whenever what it waits for at the start
+// changes, and once when it is ready. It returns when every operation has stopped; what was not finished is taken up
+// by the next Run.
+func (d *Daemon) Run(ctx context.Context, say func(Readiness)) error {
 	d.mu.Lock()
 	d.base = ctx
 	d.mu.Unlock()
@@ -187,22 +188,19 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	if err := d.checkRecords(ctx); err != nil {
 		return err
 	}
-	if err := d.settle(ctx); err != nil {
-		return err
-	}
-	if ctx.Err() != nil {
+	if !d.settle(ctx, say) {
 		return nil
 	}
 	d.wait("")
 	d.log.LogAttrs(ctx, slog.LevelInfo, "ready")
-	ready()
+	say(Readiness{Ready: true})
 	d.reconcileLoop(ctx)
 	return nil
 }
 
-// settle brings the host to what the records say, however often that has to be tried.
-func (d *Daemon) settle(ctx context.Context) error {
-	const pause = time.Second
+// settle brings the host to what the records say, however often that has to be tried; false when ctx ended first.
+func (d *Daemon) settle(ctx context.Context, say func(Readiness)) bool {
+	const pause = 250 * time.Millisecond
 	stages := []struct {
 		name string
 		do   func(context.Context) error
@@ -222,21 +220,22 @@ func (d *Daemon) settle(ctx context.Context) error {
 				break
 			}
 			if ctx.Err() != nil {
-				return nil
+				return false
 			}
-			if text := err.Error(); text != said {
-				said = text
-				d.log.LogAttrs(ctx, slog.LevelWarn, "not ready yet", slog.String("waits_for", s.name), slog.String("error", text))
+			if reason := fmt.Sprintf("%s: %v", s.name, err); reason != said {
+				said = reason
+				d.wait(reason)
+				d.log.LogAttrs(ctx, slog.LevelWarn, "not ready yet", slog.String("waits_for", reason))
+				say(Readiness{Reasons: []string{reason}})
 			}
-			d.wait(fmt.Sprintf("%s: %v", s.name, err))
 			select {
 			case <-ctx.Done():
-				return nil
+				return false
 			case <-time.After(pause):
 			}
 		}
 	}
-	return nil
+	return true
 }
 
 // checkRecords refuses to run over capsules whose records were lost: the sweep would take them for litter.

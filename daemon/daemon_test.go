@@ -93,7 +93,13 @@ func (b *bench) launch() (ready chan struct{}) {
 	var ctx context.Context
 	ctx, b.stop = context.WithCancel(context.Background())
 	b.Daemon, b.done, ready = d, make(chan error, 1), make(chan struct{})
-	go func() { b.done <- d.Run(ctx, func() { close(ready) }) }()
+	go func() {
+		b.done <- d.Run(ctx, func(r daemon.Readiness) {
+			if r.Ready {
+				close(ready)
+			}
+		})
+	}()
 	return ready
 }
 

@@ -82,7 +82,7 @@ func TestFaults(t *testing.T) {
 		{"session", "[libvirt]\nuri = \"qemu:///session\"", "want \"qemu:///system\""},
 		{"command in the URI", "[libvirt]\nuri = \"qemu+ext:///system?command=/bin/sh\"", "want \"qemu:///system\""},
 		{"no grace", "[capsule]\nstop_grace = \"0s\"", "want a duration from \"1s\" to \"1h0m0s\""},
-		{"guid with a newline", "[auth]\nadmins = [\"a\\nb\"]", `c:2: auth.admins: an item is "a\nb"; want a guid`},
+		{"guid with a newline", "[auth]\nadmins = [\"a\\nb\"]", `c:2: auth.admins: an item is "a\nb"; a guid must be`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := parseConfig("c", []byte(tt.text))

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/capsuled/capsuled/api"
 )
 
 // maxSocketPath is the room for a path in sockaddr_un (108 bytes with the closing NUL).
@@ -24,8 +26,6 @@ var (
 	// Names go into libvirt's XML, file names and rules, so they are kept duller than the kernel asks for.
 	nameForm  = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]*$`)
 	groupForm = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
-	// A guid goes into records, logs and file names; 64 is the width of the column it always had.
-	guidForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@:+-]{0,63}$`)
 	portForm = regexp.MustCompile(`^([1-9][0-9]{0,4})-([1-9][0-9]{0,4})$`)
 )
 
@@ -205,8 +205,8 @@ func checkGroup(s string) error {
 }
 
 func checkGUID(s string) error {
-	if !guidForm.MatchString(s) {
-		return fmt.Errorf("is %q; want a guid: letters, digits, and '.', '_', '@', ':', '+', '-', at most 64 characters", s)
+	if err := api.CheckGUID(s); err != nil {
+		return fmt.Errorf("is %q; a guid %w", s, err)
 	}
 	return nil
 }

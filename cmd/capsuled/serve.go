@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -80,7 +81,13 @@ func serve(ctx context.Context, c Config, stderr io.Writer) (err error) {
 	defer stop()
 	ran := make(chan error, 1)
 	go func() {
-		err := d.Run(running, func() { notify.Ready("serving; " + strconv.Itoa(c.Network.Ports.Pairs()) + " capsules at most") })
+		err := d.Run(running, func(r daemon.Readiness) {
+			if r.Ready {
+				notify.Ready("serving; ports for " + strconv.Itoa(c.Network.Ports.Pairs()) + " capsules")
+				return
+			}
+			notify.Status("waiting: " + strings.Join(r.Reasons, "; "))
+		})
 		if err != nil {
 			cancel(err)
 		}
