@@ -26,7 +26,7 @@ var (
 	// Names go into libvirt's XML, file names and rules, so they are kept duller than the kernel asks for.
 	nameForm  = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]*$`)
 	groupForm = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
-	portForm = regexp.MustCompile(`^([1-9][0-9]{0,4})-([1-9][0-9]{0,4})$`)
+	portForm  = regexp.MustCompile(`^([1-9][0-9]{0,4})-([1-9][0-9]{0,4})$`)
 )
 
 var hostName = kind[string]{
