@@ -123,6 +123,20 @@ func TestNetworkInvalid(t *testing.T) {
 	noErr(t, "drop from no network", h.DropLease(ctx, "nowhere", lease(1, "192.168.53.2", "a").MAC))
 }
 
+// checkLeases compares the live and the persistent definition with what they should hold.
+func checkLeases(t *testing.T, h *domain.Host, want ...domain.Lease) {
+	t.Helper()
+	for _, flags := range [][]string{{}, {"--inactive"}} {
+		if n := strings.Count(virsh(t, append([]string{"net-dumpxml", capsNet.Name}, flags...)...), "<host mac"); n != len(want) {
+			t.Errorf("%d hosts with %v, want %d", n, flags, len(want))
+		}
+	}
+	got, err := h.Leases(t.Context(), capsNet.Name)
+	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" || err != nil {
+		t.Errorf("leases: %v\n%s", err, diff)
+	}
+}
+
 // TestLeases: what dnsmasq really answers.
 func TestLeases(t *testing.T) {
 	cleanNetwork(t)
@@ -132,19 +146,7 @@ func TestLeases(t *testing.T) {
 	for _, l := range []domain.Lease{two, one, one} {
 		noErr(t, "put", h.PutLease(ctx, capsNet.Name, l))
 	}
-	check := func(want ...domain.Lease) {
-		t.Helper()
-		for _, flags := range [][]string{{}, {"--inactive"}} {
-			if n := strings.Count(virsh(t, append([]string{"net-dumpxml", capsNet.Name}, flags...)...), "<host mac"); n != len(want) {
-				t.Errorf("%d hosts with %v, want %d", n, flags, len(want))
-			}
-		}
-		got, err := h.Leases(ctx, capsNet.Name)
-		if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" || err != nil {
-			t.Errorf("leases: %v\n%s", err, diff)
-		}
-	}
-	check(one, two)
+	checkLeases(t, h, one, two)
 
 	c := newDHCPClient(t, capsNet.Bridge)
 	nobody := net.HardwareAddr{0x52, 0x54, 0, 9, 9, 9}
@@ -169,25 +171,17 @@ func TestLeases(t *testing.T) {
 	// The address goes to another MAC while the first still holds it: the new one gets it at once.
 	heir := lease(3, "192.168.53.11", "heir")
 	noErr(t, "put", h.PutLease(ctx, capsNet.Name, heir))
-	check(heir, two)
+	checkLeases(t, h, heir, two)
 	if offer, _ := c.obtain(dhcpDiscover, 3, heir.MAC, netip.Addr{}); offer.ip != heir.IP {
 		t.Errorf("the heir was offered %+v", offer)
 	}
 	if ack, _ := c.obtain(dhcpRequest, 4, heir.MAC, heir.IP); ack.kind != dhcpAck {
 		t.Errorf("the heir: %+v", ack)
 	}
-
-	// The same MAC elsewhere, a name that another has, dropped, dropped again.
-	moved := lease(3, "192.168.53.13", "heir")
-	noErr(t, "move", h.PutLease(ctx, capsNet.Name, moved))
-	check(two, moved)
-	wantErr(t, "put with a name that is taken", h.PutLease(ctx, capsNet.Name, lease(4, "192.168.53.14", "two")), domain.ErrConflict)
-	for range 2 {
-		noErr(t, "drop", h.DropLease(ctx, capsNet.Name, moved.MAC))
+	for _, l := range []domain.Lease{heir, two} {
+		noErr(t, "drop", h.DropLease(ctx, capsNet.Name, l.MAC))
 	}
-	check(two)
-	noErr(t, "drop", h.DropLease(ctx, capsNet.Name, two.MAC))
-	check()
+	checkLeases(t, h)
 	noErr(t, "put after all are gone", h.PutLease(ctx, capsNet.Name, one))
 	if offer, _ := c.obtain(dhcpDiscover, 5, one.MAC, netip.Addr{}); offer.ip != one.IP {
 		t.Errorf("offered %+v", offer)
@@ -196,4 +190,25 @@ func TestLeases(t *testing.T) {
 	if out := virsh(t, "net-dhcp-leases", capsNet.Name); strings.Contains(out, heir.MAC.String()) {
 		t.Errorf("still held:\n%s", out)
 	}
+}
+
+// TestLeaseMoves: the same MAC elsewhere, a name that another has, dropped, dropped again.
+func TestLeaseMoves(t *testing.T) {
+	cleanNetwork(t)
+	h, ctx := open(t), t.Context()
+	noErr(t, "ensure", h.EnsureNetwork(ctx, capsNet))
+	two := lease(2, "192.168.53.12", "two")
+	for _, l := range []domain.Lease{two, lease(3, "192.168.53.11", "heir")} {
+		noErr(t, "put", h.PutLease(ctx, capsNet.Name, l))
+	}
+	moved := lease(3, "192.168.53.13", "heir")
+	noErr(t, "move", h.PutLease(ctx, capsNet.Name, moved))
+	checkLeases(t, h, two, moved)
+	wantErr(t, "put with a name that is taken", h.PutLease(ctx, capsNet.Name, lease(4, "192.168.53.14", "two")), domain.ErrConflict)
+	for range 2 {
+		noErr(t, "drop", h.DropLease(ctx, capsNet.Name, moved.MAC))
+	}
+	checkLeases(t, h, two)
+	noErr(t, "drop", h.DropLease(ctx, capsNet.Name, two.MAC))
+	checkLeases(t, h)
 }
