@@ -14,26 +14,28 @@ import (
 
 // clones runs the image store's own benchmark, which makes the file systems, and sets its figures side by side.
 func clones(ctx context.Context, b *bench) error {
-	b.say("clones of %s GiB on three file systems, %s each", b.plan.cloneSizes, b.plan.cloneTimes)
-	took := map[string]time.Duration{}
+	b.say("clones of %s GiB on three file systems, %s times %s of each", b.plan.cloneSizes, b.plan.cloneCount, b.plan.cloneTimes)
+	took := map[string]sample{}
 	const prefix = "BenchmarkClone"
 	for _, run := range [][]string{
-		{"-bench", "^" + prefix + "$/^fs=/^size=(" + b.plan.cloneSizes + ")GiB$/^method=(store|bare|qemu-img)$", "-benchtime", b.plan.cloneTimes},
-		{"-bench", "^" + prefix + "$/^fs=/^size=1GiB$/^method=cp$", "-benchtime", b.plan.copyTimes},
+		{"-bench", "^" + prefix + "$/^fs=/^size=(" + b.plan.cloneSizes + ")GiB$/^method=(store|bare|qemu-img)$", "-benchtime", b.plan.cloneTimes, "-count", b.plan.cloneCount},
+		{"-bench", "^" + prefix + "$/^fs=/^size=1GiB$/^method=cp$", "-benchtime", "1x", "-count", b.plan.cloneCount},
 	} {
 		found, err := goBench(ctx, filepath.Join(b.root, "imagestore"), run...)
 		if err != nil {
 			return err
 		}
-		for name, t := range found {
-			took[strings.TrimPrefix(name, prefix+"/")] = t
+		for name, s := range found {
+			took[strings.TrimPrefix(name, prefix+"/")] = s
 		}
 	}
-	t := table{title: "Clone of an image, mean of " + b.plan.cloneTimes,
+	t := table{title: fmt.Sprintf("Clone of an image, median of %s times %s", b.plan.cloneCount, b.plan.cloneTimes),
 		head: []string{"file system", "size", "store", "bare", "over bare", "qemu-img create", "over store", "cp of 1 GiB", "over store"}}
 	for _, fs := range []string{"xfs", "btrfs", "ext4"} {
 		for size := range strings.SplitSeq(b.plan.cloneSizes, "|") {
-			of := func(method string) time.Duration { return took["fs="+fs+"/size="+size+"GiB/method="+method] }
+			of := func(method string) time.Duration {
+				return took["fs="+fs+"/size="+size+"GiB/method="+method].median()
+			}
 			store, bare, img, cp := of("store"), of("bare"), of("qemu-img"), of("cp")
 			if store == 0 || bare == 0 || img == 0 || size == "1" && cp == 0 {
 				return fmt.Errorf("the benchmark of the image store gave no figures for %s GiB on %s: %v", size, fs, took)
@@ -49,8 +51,8 @@ func clones(ctx context.Context, b *bench) error {
 	return nil
 }
 
-// goBench runs benchmarks of a package and returns what one round of each took.
-func goBench(ctx context.Context, dir string, args ...string) (map[string]time.Duration, error) {
+// goBench runs benchmarks of a package and returns what one round of each took, the mean of each of its counts.
+func goBench(ctx context.Context, dir string, args ...string) (map[string]sample, error) {
 	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-run", "^$", "-timeout", "60m"}, args...)...)
 	cmd.Dir, cmd.Stderr = dir, os.Stderr
 	out, err := cmd.Output()
@@ -61,8 +63,8 @@ func goBench(ctx context.Context, dir string, args ...string) (map[string]time.D
 }
 
 // parseBench reads the lines "BenchmarkName-2  200  1234567 ns/op".
-func parseBench(text string) map[string]time.Duration {
-	found := map[string]time.Duration{}
+func parseBench(text string) map[string]sample {
+	found := map[string]sample{}
 	for s := bufio.NewScanner(strings.NewReader(text)); s.Scan(); {
 		f := strings.Fields(s.Text())
 		if len(f) < 4 || f[3] != "ns/op" {
@@ -75,7 +77,7 @@ func parseBench(text string) map[string]time.Duration {
 			}
 		}
 		if ns, err := strconv.ParseFloat(f[2], 64); err == nil {
-			found[name] = time.Duration(ns)
+			found[name] = append(found[name], time.Duration(ns))
 		}
 	}
 	return found

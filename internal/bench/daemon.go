@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -110,8 +109,8 @@ func (d *daemon) boot() (time.Duration, error) {
 	}
 }
 
-// reboot is a restart of the service; it returns the time from the new process to its READY.
-func (d *daemon) reboot() (time.Duration, error) {
+// restart is a restart of the service; it returns the time from the new process to its READY.
+func (d *daemon) restart() (time.Duration, error) {
 	d.api.Close()
 	if err := d.Stop(); err != nil {
 		return 0, err
@@ -163,24 +162,24 @@ func (d *daemon) logged() string {
 	return string(text[max(0, len(text)-4000):])
 }
 
-// memory is what the kernel holds of the daemon in RAM, and the most it ever did, in bytes.
-func (d *daemon) memory() (now, peak int64, err error) {
+// memory is what the kernel holds of a process in RAM, in bytes.
+type memory struct {
+	resident  int64
+	anonymous int64 // of it; the rest is of files: the program and its libraries
+	peak      int64 // the most that was ever resident
+}
+
+func (d *daemon) memory() (m memory, err error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.Pid()))
 	if err != nil {
-		return 0, 0, err
+		return m, err
 	}
-	for line := range strings.Lines(string(text)) {
-		for field, into := range map[string]*int64{"VmRSS:": &now, "VmHWM:": &peak} {
-			if rest, ok := strings.CutPrefix(line, field); ok {
-				if _, err := fmt.Sscanf(rest, "%d kB", into); err != nil {
-					return 0, 0, err
-				}
-				*into <<= 10
-			}
+	for field, into := range map[string]*int64{"VmRSS": &m.resident, "RssAnon": &m.anonymous, "VmHWM": &m.peak} {
+		_, rest, _ := strings.Cut(string(text), "\n"+field+":")
+		if _, err := fmt.Sscanf(rest, "%d kB", into); err != nil {
+			return m, fmt.Errorf("%s of capsuled: %w", field, err)
 		}
+		*into <<= 10
 	}
-	if now == 0 || peak == 0 {
-		return 0, 0, errors.New("the kernel says nothing of the daemon's memory")
-	}
-	return now, peak, nil
+	return m, nil
 }

@@ -23,8 +23,8 @@ const envPrograms = "CAPSULED_BENCH_PROGRAMS"
 // plan says how much is measured.
 type plan struct {
 	cloneSizes string // a pattern of GiB
-	cloneTimes string // for each kind of clone
-	copyTimes  string // for cp, which takes seconds
+	cloneTimes string // of each kind of clone, for one mean; of cp, which takes seconds, one
+	cloneCount string // of those means, for a median
 	creations  int
 	pairs      int   // of launchvm and virsh start
 	capsules   []int // memory and restart are measured with each of these, rising
@@ -33,8 +33,8 @@ type plan struct {
 }
 
 var (
-	full  = plan{"1|10|100", "200x", "5x", 30, 21, []int{0, 200, 1000}, 5, 50}
-	quick = plan{"1", "5x", "1x", 3, 2, []int{0, 5}, 1, 5}
+	full  = plan{"1|10|100", "40x", "7", 30, 41, []int{0, 200, 1000}, 5, 50}
+	quick = plan{"1", "5x", "1", 3, 2, []int{0, 5}, 1, 5}
 )
 
 // part is one chapter of the report; those inside share one host and one daemon, and leave no capsule.
