@@ -60,7 +60,7 @@ func (d *Daemon) roomFor(n NewCapsule) error {
 	if err != nil {
 		return err
 	}
-	if need := int64(n.MemoryMB)<<20 + emulatorOverhead; need > total {
+	if need := footprint(n.MemoryMB); need > total {
 		return errorf(Exhausted, "the host has %d MB of memory in all, and the capsule needs %d MB", total>>20, need>>20)
 	}
 	free, err := d.files.FreeBytes()

@@ -213,11 +213,11 @@ func (a *act) admit(ctx context.Context) error {
 	if o.State == domain.Running || o.State == domain.Paused {
 		return nil // taken up after a crash of the daemon: it has what it needs
 	}
-	free, err := availableMemory()
+	free, err := a.d.freeMemory(ctx, a.capsule.ID)
 	if err != nil {
 		return err
 	}
-	if need := int64(a.capsule.MemoryMB)<<20 + emulatorOverhead; need > free {
+	if need := footprint(a.capsule.MemoryMB); need > free {
 		return errorf(Exhausted, "the host has %d MB of memory left, and the capsule needs %d MB", free>>20, need>>20)
 	}
 	if !portFree(a.capsule.VNCPort) {
