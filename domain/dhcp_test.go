@@ -41,7 +41,7 @@ func newDHCPClient(t *testing.T, bridge string) *dhcpClient {
 
 func htons(v uint16) uint16 { return v<<8 | v>>8 }
 
-// send broadcasts one message; the transaction id says whose it is.
+// send broadcasts one message, with a host name and a client id of its own; the transaction id says whose it is.
 func (c *dhcpClient) send(kind byte, xid uint32, mac net.HardwareAddr, ask netip.Addr) {
 	c.t.Helper()
 	p := make([]byte, 236)
@@ -49,7 +49,7 @@ func (c *dhcpClient) send(kind byte, xid uint32, mac net.HardwareAddr, ask netip
 	binary.BigEndian.PutUint32(p[4:], xid)
 	p[10] = 0x80 // answer by broadcast
 	copy(p[28:], mac)
-	p = append(p, 99, 130, 83, 99, 53, 1, kind, 12, 4, 'e', 'v', 'i', 'l')
+	p = append(p, 99, 130, 83, 99, 53, 1, kind, 12, 4, 'e', 'v', 'i', 'l', 61, 3, 0, 7, mac[5])
 	if ask.IsValid() {
 		p = append(append(p, 50, 4), ask.AsSlice()...)
 	}

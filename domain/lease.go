@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/xml"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"libvirt.org/go/libvirt"
 	"libvirt.org/go/libvirtxml"
@@ -33,12 +35,12 @@ func (h *Host) PutLease(ctx context.Context, network string, l Lease) error {
 			if err := l.validate(subnet); err != nil {
 				return err
 			}
-			if flag == libvirt.NETWORK_UPDATE_AFFECT_LIVE {
-				h.release(ctx, n, x, func(mac net.HardwareAddr, ip netip.Addr) bool {
-					return ip == l.IP && !bytes.Equal(mac, l.MAC)
-				})
+			if err := putHost(n, x, l, flag); err != nil || flag != libvirt.NETWORK_UPDATE_AFFECT_LIVE {
+				return err
 			}
-			return putHost(n, x, l, flag)
+			// After the update: the first lease of all is what makes dnsmasq listen.
+			h.release(ctx, n, x, func(held Lease) bool { return held.IP == l.IP && !bytes.Equal(held.MAC, l.MAC) })
+			return nil
 		})
 	})
 }
@@ -75,6 +77,10 @@ func (h *Host) DropLease(ctx context.Context, network string, mac net.HardwareAd
 		}
 		defer n.Free()
 		return eachDefinition(n, func(x libvirtxml.Network, flag libvirt.NetworkUpdateFlags) error {
+			if flag == libvirt.NETWORK_UPDATE_AFFECT_LIVE {
+				// Before the update: without the last lease of all, dnsmasq no longer listens.
+				h.release(ctx, n, x, func(held Lease) bool { return bytes.Equal(held.MAC, mac) })
+			}
 			for _, host := range hostsOf(x) {
 				if old, err := leaseOf(host); err != nil || !bytes.Equal(old.MAC, mac) {
 					continue
@@ -82,9 +88,6 @@ func (h *Host) DropLease(ctx context.Context, network string, mac net.HardwareAd
 				if err := updateHost(n, libvirt.NETWORK_UPDATE_COMMAND_DELETE, host, flag); err != nil {
 					return err
 				}
-			}
-			if flag == libvirt.NETWORK_UPDATE_AFFECT_LIVE {
-				h.release(ctx, n, x, func(held net.HardwareAddr, _ netip.Addr) bool { return bytes.Equal(held, mac) })
 			}
 			return nil
 		})
@@ -158,22 +161,56 @@ func leaseOf(host libvirtxml.NetworkDHCPHost) (Lease, error) {
 	return Lease{MAC: mac, IP: ip, Name: host.Name}, nil
 }
 
-// release has dnsmasq forget the leases that its guests hold and which picks. It is a courtesy to the address's
-// next owner: when it fails, the lease runs out by itself, so it is logged and no more.
-func (h *Host) release(ctx context.Context, n *libvirt.Network, x libvirtxml.Network, which func(net.HardwareAddr, netip.Addr) bool) {
-	held, err := n.GetDHCPLeases()
-	for _, l := range held {
-		if err != nil {
+// A release has no answer: that it worked shows in libvirt's list of leases, soon.
+const (
+	releaseTries = 40
+	releaseWait  = 25 * time.Millisecond
+)
+
+// release has dnsmasq forget the leases that its guests hold, or may hold, and which picks, and waits until it
+// has. It is a courtesy to the address's next owner: when it fails, the lease runs out by itself, so that is
+// logged and no more.
+func (h *Host) release(ctx context.Context, n *libvirt.Network, x libvirtxml.Network, which func(Lease) bool) {
+	// One that was just given is not in libvirt's list yet, so the first release is sent on suspicion.
+	suspects := hostsOf(x)
+	err := errStillHeld
+	for range releaseTries {
+		var held []libvirtxml.NetworkDHCPHost
+		if held, err = heldLeases(n); err != nil {
 			break
 		}
-		mac, merr := net.ParseMAC(l.Mac)
-		ip, ierr := netip.ParseAddr(l.IPaddr)
-		if merr != nil || ierr != nil || !ip.Is4() || !which(mac, ip) {
-			continue
+		held = slices.DeleteFunc(held, func(host libvirtxml.NetworkDHCPHost) bool { return !picked(host, which) })
+		for _, host := range append(suspects, held...) {
+			if l, lerr := leaseOf(host); lerr == nil && which(l) {
+				err = errors.Join(err, sendRelease(ctx, x, l.MAC, l.IP))
+			}
 		}
-		err = sendRelease(ctx, x, mac, ip, l.Clientid)
+		suspects = nil
+		if len(held) == 0 || err != nil {
+			break
+		}
+		if err = errStillHeld; !pause(ctx, releaseWait) {
+			break
+		}
 	}
 	if err != nil {
 		h.log.LogAttrs(ctx, slog.LevelWarn, "dhcp lease not released", slog.String("network", x.Name), slog.Any("error", err))
 	}
+}
+
+var errStillHeld = errors.New("dnsmasq still holds it")
+
+func picked(host libvirtxml.NetworkDHCPHost, which func(Lease) bool) bool {
+	l, err := leaseOf(host)
+	return err == nil && l.IP.Is4() && which(l)
+}
+
+// heldLeases lists what dnsmasq has given out, as libvirt knows it, which is some milliseconds late.
+func heldLeases(n *libvirt.Network) ([]libvirtxml.NetworkDHCPHost, error) {
+	held, err := n.GetDHCPLeases()
+	list := make([]libvirtxml.NetworkDHCPHost, 0, len(held))
+	for _, l := range held {
+		list = append(list, libvirtxml.NetworkDHCPHost{MAC: l.Mac, IP: l.IPaddr})
+	}
+	return list, err
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/capsuled/capsuled/domain"
 	"github.com/google/go-cmp/cmp"
@@ -137,6 +138,18 @@ func checkLeases(t *testing.T, h *domain.Host, want ...domain.Lease) {
 	}
 }
 
+// awaitHeld waits until libvirt has heard of a lease that was just given.
+func awaitHeld(t *testing.T, l domain.Lease) string {
+	t.Helper()
+	for limit := time.Now().Add(patience); time.Now().Before(limit); {
+		if out := virsh(t, "net-dhcp-leases", capsNet.Name); strings.Contains(out, l.MAC.String()) {
+			return out
+		}
+	}
+	t.Fatalf("%s is not held", l.MAC)
+	return ""
+}
+
 // TestLeases: what dnsmasq really answers.
 func TestLeases(t *testing.T) {
 	cleanNetwork(t)
@@ -164,8 +177,8 @@ func TestLeases(t *testing.T) {
 	if ack, _ := c.obtain(dhcpRequest, 2, one.MAC, one.IP); ack.kind != dhcpAck || ack.ip != one.IP {
 		t.Errorf("acknowledged %+v", ack)
 	}
-	if out := virsh(t, "net-dhcp-leases", capsNet.Name); !strings.Contains(out, one.MAC.String()) || strings.Contains(out, "evil") {
-		t.Errorf("leases held:\n%s", out)
+	if out := awaitHeld(t, one); strings.Contains(out, "evil") {
+		t.Errorf("the guest's own name was taken:\n%s", out)
 	}
 
 	// The address goes to another MAC while the first still holds it: the new one gets it at once.
@@ -178,18 +191,19 @@ func TestLeases(t *testing.T) {
 	if ack, _ := c.obtain(dhcpRequest, 4, heir.MAC, heir.IP); ack.kind != dhcpAck {
 		t.Errorf("the heir: %+v", ack)
 	}
-	for _, l := range []domain.Lease{heir, two} {
+	awaitHeld(t, heir)
+	for _, l := range []domain.Lease{two, heir} {
 		noErr(t, "drop", h.DropLease(ctx, capsNet.Name, l.MAC))
 	}
 	checkLeases(t, h)
+	if out := virsh(t, "net-dhcp-leases", capsNet.Name); strings.Contains(out, heir.MAC.String()) {
+		t.Errorf("still held:\n%s", out)
+	}
 	noErr(t, "put after all are gone", h.PutLease(ctx, capsNet.Name, one))
 	if offer, _ := c.obtain(dhcpDiscover, 5, one.MAC, netip.Addr{}); offer.ip != one.IP {
 		t.Errorf("offered %+v", offer)
 	}
 	noErr(t, "drop", h.DropLease(ctx, capsNet.Name, one.MAC))
-	if out := virsh(t, "net-dhcp-leases", capsNet.Name); strings.Contains(out, heir.MAC.String()) {
-		t.Errorf("still held:\n%s", out)
-	}
 }
 
 // TestLeaseMoves: the same MAC elsewhere, a name that another has, dropped, dropped again.

@@ -3,12 +3,10 @@ package domain
 import (
 	"context"
 	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -25,25 +23,21 @@ const (
 
 	optMessageType = 53
 	optServerID    = 54
-	optClientID    = 61
 	optEnd         = 255
 )
 
 var dhcpCookie = []byte{99, 130, 83, 99}
 
 // sendRelease sends dnsmasq the release that the guest would send. There is no answer to wait for; dnsmasq has
-// one thread and takes it before whatever a guest asks later.
-func sendRelease(ctx context.Context, x libvirtxml.Network, mac net.HardwareAddr, ip netip.Addr, clientID string) error {
+// one thread and takes it before whatever a guest asks later. Without a client id, it finds the lease by the MAC,
+// whatever client id the guest had used.
+func sendRelease(ctx context.Context, x libvirtxml.Network, mac net.HardwareAddr, ip netip.Addr) error {
 	if x.Bridge == nil || len(x.IPs) == 0 {
 		return fmt.Errorf("network %s has no bridge or address", x.Name)
 	}
 	server, err := netip.ParseAddr(x.IPs[0].Address)
 	if err != nil {
 		return err
-	}
-	id, err := hex.DecodeString(strings.ReplaceAll(clientID, ":", ""))
-	if err != nil || len(id) > 255 {
-		return fmt.Errorf("client id %q: %w", cut(clientID), err)
 	}
 	// Bound to the bridge, or dnsmasq, which asks where a packet came in, would see it come in by the loopback.
 	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
@@ -58,11 +52,11 @@ func sendRelease(ctx context.Context, x libvirtxml.Network, mac net.HardwareAddr
 		return err
 	}
 	defer conn.Close()
-	_, err = conn.Write(releasePacket(server, mac, ip, id))
+	_, err = conn.Write(releasePacket(server, mac, ip))
 	return err
 }
 
-func releasePacket(server netip.Addr, mac net.HardwareAddr, ip netip.Addr, clientID []byte) []byte {
+func releasePacket(server netip.Addr, mac net.HardwareAddr, ip netip.Addr) []byte {
 	p := make([]byte, 236, 300)
 	p[0], p[1], p[2] = bootRequest, ethernet, byte(len(mac))
 	binary.BigEndian.PutUint32(p[4:], rand.Uint32())
@@ -71,9 +65,5 @@ func releasePacket(server netip.Addr, mac net.HardwareAddr, ip netip.Addr, clien
 	p = append(p, dhcpCookie...)
 	p = append(p, optMessageType, 1, dhcpRelease, optServerID, 4)
 	p = append(p, server.AsSlice()...)
-	if len(clientID) > 0 {
-		p = append(p, optClientID, byte(len(clientID)))
-		p = append(p, clientID...)
-	}
 	return append(p, optEnd)
 }
