@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -74,6 +75,9 @@ func TestPartsInside(t *testing.T) {
 			t.Errorf("there is no row %q", row)
 		}
 	}
+	if n := strings.Count(out.String(), "\n| 2  "); n != 2 { // memory, and the creations that led there
+		t.Errorf("there are %d rows of 2 capsules", n)
+	}
 	if t.Failed() {
 		t.Log(out.String())
 	}
@@ -85,6 +89,27 @@ func refusals(t *testing.T, d *daemon) {
 	if _, _, err := d.act(t.Context(), d.api.LaunchCapsule, nothing); err == nil {
 		t.Error("a capsule that is not there was launched")
 	}
+	op, _, err := d.create(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := d.api.ShowCapsules(t.Context(), op.Target)
+	if err != nil || len(list.Status) != 1 {
+		t.Fatalf("%v: %v", list, err)
+	}
+	console, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", list.Status[0].VNCPort))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := d.act(t.Context(), d.api.LaunchCapsule, op.Target); err == nil {
+		t.Error("a launch succeeded whose console has no port")
+	}
+	if err := console.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, _, err := d.act(t.Context(), d.api.DeleteCapsule, op.Target); err != nil {
+		t.Error(err)
+	}
 	defer func(image string) { d.image = image }(d.image)
 	d.image = nothing
 	if _, _, err := d.create(t.Context()); err == nil {
@@ -94,6 +119,7 @@ func refusals(t *testing.T, d *daemon) {
 
 func TestParseBench(t *testing.T) {
 	got := parseBench(`goos: linux
+cpu: Model 12 GHz
 BenchmarkClone/fs=xfs/size=1GiB/method=store-2         	     200	   1234567 ns/op
 BenchmarkClone/fs=xfs/size=1GiB/method=store-2         	     200	   1234569 ns/op
 BenchmarkClone/fs=xfs/size=1GiB/method=qemu-img        	       5	     12.5 ns/op	 3 B/op
