@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/capsuled/capsuled/imagestore"
 	"github.com/capsuled/capsuled/internal/testhost"
@@ -279,5 +280,41 @@ func TestKeys(t *testing.T) {
 	f := clone(t, s, keyA, img.Digest)
 	if got, want := s.SerialLog(keyA), filepath.Join(filepath.Dir(f.Path), "serial.log"); got != want {
 		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// TestOpenDiskFull opens a store on a disk without room, as a restart would: it can be read and emptied, and clones
+// again, as the file system can, when there is room.
+func TestOpenDiskFull(t *testing.T) {
+	for _, fs := range fileSystems {
+		t.Run(fs.kind, func(t *testing.T) {
+			dir := testhost.LoopFS(t, fs.kind, fs.bytes)
+			opt := imagestore.Options{Dir: filepath.Join(dir, "state")}
+			s := open(t, opt)
+			img := add(t, s, rawDisk(t, 1, mib))
+			clone(t, s, keyA, img.Digest)
+			before := tree(t, opt.Dir)
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			filler := filepath.Join(dir, "filler")
+			fill(t, filler)
+			s = open(t, opt)
+			if diff := cmp.Diff(before, tree(t, opt.Dir)); diff != "" {
+				t.Error("opened on a full disk:", diff)
+			}
+			if err := s.Erase(t.Context(), keyA); err != nil {
+				t.Error(err)
+			}
+			if err := os.Remove(filler); err != nil {
+				t.Fatal(err)
+			}
+			unix.Sync() // btrfs gives space back with its next transaction
+			for _, k := range []string{keyA, keyB} {
+				if f := clone(t, s, k, img.Digest); f.Method != fs.method {
+					t.Errorf("cloned by %s, want %s", f.Method, fs.method)
+				}
+			}
+		})
 	}
 }

@@ -37,9 +37,11 @@ func refuse(remedy, fault string, args ...any) error {
 
 // failed puts the operation and its subject before an error, and classifies a full disk.
 func failed(verb, subject string, err error) error {
-	full := errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
-	if full && !errors.Is(err, ErrExhausted) {
+	if full(err) && !errors.Is(err, ErrExhausted) {
 		return fmt.Errorf("imagestore: %s %s: %w: %w", verb, subject, ErrExhausted, err)
 	}
 	return fmt.Errorf("imagestore: %s %s: %w", verb, subject, err)
 }
+
+// full tells a file system or a quota without room.
+func full(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }

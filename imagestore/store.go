@@ -33,7 +33,7 @@ type Options struct {
 type Store struct {
 	opt     Options
 	metrics *metrics
-	reflink bool // whether a file of images can be reflinked into capsules
+	reflink bool // whether a file of images may be reflinkable into capsules; false once it is known not to be
 
 	root, images, incoming, templates, capsules *directory
 
@@ -123,8 +123,34 @@ func (s *Store) openDirectories() (err error) {
 	return nil
 }
 
-// probe finds out once how clones will be made, and that they can be made at all.
-func (s *Store) probe() (err error) {
+// probe finds out once how clones will be made, and that they can be made at all. A full disk keeps no store shut:
+// only an open one can delete. Then the question stays open, and each clone asks the file system by trying.
+func (s *Store) probe() error {
+	// Without reflinks a clone pins its base with a hard link, which cannot leave the file system.
+	var a, b, c unix.Stat_t
+	err := errors.Join(unix.Fstat(s.images.fd(), &a), unix.Fstat(s.capsules.fd(), &b), unix.Fstat(s.templates.fd(), &c))
+	if err != nil {
+		return err
+	}
+	err = s.tryReflink()
+	switch {
+	case cannotReflink(err):
+		s.reflink = false
+		if a.Dev != b.Dev || a.Dev != c.Dev {
+			return fmt.Errorf("%w: images, templates and capsules must be on one file system", ErrInvalid)
+		}
+		return nil
+	case full(err):
+		s.opt.Log.Error("no disk space left: nothing can be added until there is room", slog.String("dir", s.opt.Dir), slog.Any("error", err))
+	case err != nil:
+		return err
+	}
+	s.reflink = true
+	return nil
+}
+
+// tryReflink clones one block from images to capsules.
+func (s *Store) tryReflink() (err error) {
 	const block = 1 << 16
 	from, err := s.incoming.create(partialPrefix + rand.Text())
 	if err != nil {
@@ -139,17 +165,7 @@ func (s *Store) probe() (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, to.Close(), s.capsules.remove(filepath.Base(to.Name()))) }()
-	err = unix.IoctlFileClone(int(to.Fd()), int(from.Fd()))
-	if s.reflink = err == nil; s.reflink || !cannotReflink(err) {
-		return err
-	}
-	// Without reflinks a clone pins its base with a hard link, which cannot leave the file system.
-	var a, b, c unix.Stat_t
-	err = errors.Join(unix.Fstat(s.images.fd(), &a), unix.Fstat(s.capsules.fd(), &b), unix.Fstat(s.templates.fd(), &c))
-	if err == nil && (a.Dev != b.Dev || a.Dev != c.Dev) {
-		err = fmt.Errorf("%w: images, templates and capsules must be on one file system", ErrInvalid)
-	}
-	return err
+	return unix.IoctlFileClone(int(to.Fd()), int(from.Fd()))
 }
 
 // cannotReflink tells "this file system does not" from "something went wrong".
