@@ -5,6 +5,7 @@ import (
 	"encoding/xml"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"libvirt.org/go/libvirt"
@@ -19,11 +20,17 @@ const networkMark = `<` + metadataPrefix + `:network xmlns:` + metadataPrefix + 
 // a static lease's: see networkXML.
 var dnsmasqOptions = []string{"no-hosts", "dhcp-ignore-names"}
 
+// nobody is the MAC of a lease that is always there, for the gateway's own address. libvirt starts dnsmasq anew when a
+// network gets its first static lease or loses its last one: a fifth of a second in which no guest is answered. All
+// other changes are a signal. The MAC is nobody's, and a guest that claimed it would be offered what is not free.
+const nobody = "02:00:00:00:00:00"
+
 // networkXML describes n with these leases. Forward mode "open" makes libvirt write no firewall rule. The DHCP
 // section has hosts and no range, for which libvirt gives dnsmasq "dhcp-range=...,static": a MAC that has no
 // lease gets no answer. The bridge speaks no STP: its ports are isolated leaves, and a guest must not be heard
 // as a bridge. There is no IPv6 address, so libvirt turns IPv6 off on the bridge.
 func networkXML(n Network, uuid, mac string, hosts []libvirtxml.NetworkDHCPHost) (string, error) {
+	hosts = append([]libvirtxml.NetworkDHCPHost{{MAC: nobody, IP: n.Gateway().String()}}, hosts...)
 	x := libvirtxml.Network{
 		Name:     n.Name,
 		UUID:     uuid,
@@ -220,7 +227,7 @@ func describeNetwork(net *libvirt.Network, flags libvirt.NetworkXMLFlags) (libvi
 	return x, xml.Unmarshal([]byte(doc), &x)
 }
 
-// hostsOf lists the static leases of a network.
+// hostsOf lists the static leases of a network, but nobody's.
 func hostsOf(x libvirtxml.Network) []libvirtxml.NetworkDHCPHost {
 	var hosts []libvirtxml.NetworkDHCPHost
 	for _, ip := range x.IPs {
@@ -228,7 +235,7 @@ func hostsOf(x libvirtxml.Network) []libvirtxml.NetworkDHCPHost {
 			hosts = append(hosts, ip.DHCP.Hosts...)
 		}
 	}
-	return hosts
+	return slices.DeleteFunc(hosts, func(h libvirtxml.NetworkDHCPHost) bool { return h.MAC == nobody })
 }
 
 // subnetOf is the network's IPv4 subnet.

@@ -173,8 +173,14 @@ func openPid(pidfile, name string) (int, error) {
 	if err != nil {
 		return -1, fmt.Errorf("%s: %w", pidfile, err)
 	}
+	// A pidfd is readable once its process has ended (pidfd_open(2)), reaped or not.
+	ended, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+	if err != nil && !errors.Is(err, unix.EINTR) {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("%s: %w", pidfile, err)
+	}
 	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-	if err != nil || string(bytes.TrimSpace(comm)) != name {
+	if err != nil || ended > 0 || string(bytes.TrimSpace(comm)) != name {
 		_ = unix.Close(fd)
 		return -1, unix.ESRCH
 	}
