@@ -124,11 +124,11 @@ func (b *bench) outside(ctx context.Context, wanted []part) error {
 	if _, err := testhost.BuildGuest(ctx); err != nil {
 		return err
 	}
-	root, err := filepath.Abs(b.root)
-	if err != nil {
+	var err error
+	if b.root, err = filepath.Abs(b.root); err != nil {
 		return err
 	}
-	programs, err := rig.Build(ctx, root, "bench", false)
+	programs, err := rig.Build(ctx, b.root, "bench", false)
 	if err != nil {
 		return err
 	}
