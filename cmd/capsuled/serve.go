@@ -125,6 +125,11 @@ func answers(socket string) error {
 
 // daemon builds the leaves and the daemon over them.
 func (h *house) daemon(ctx context.Context, c Config) (*daemon.Daemon, error) {
+	unlock, err := lockHost(hostLockFile)
+	if err != nil {
+		return nil, err
+	}
+	h.built(unlock)
 	if err := os.MkdirAll(c.Host.StateDir, 0o711); err != nil {
 		return nil, err
 	}
@@ -136,7 +141,7 @@ func (h *house) daemon(ctx context.Context, c Config) (*daemon.Daemon, error) {
 		return nil, err
 	}
 	h.built(files.Close)
-	// After the image store, whose lock keeps a second daemon away from this directory.
+	// After the image store, whose lock keeps any other user of this directory away.
 	records, err := store.Open(ctx, filepath.Join(c.Host.StateDir, "capsuled.db"))
 	if err != nil {
 		return nil, err
