@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -45,6 +46,19 @@ func (o Options) validateAll(all []Binding) error {
 	return errors.Join(faults...)
 }
 
+// validateAmong checks one binding, and that it shares nothing with the others of a set that is valid.
+func (o Options) validateAmong(b Binding, set map[string]Binding) error {
+	if err := o.validateBinding(b); err != nil {
+		return fmt.Errorf("tap %q: %w", b.Tap, err)
+	}
+	for tap, other := range set {
+		if tap != b.Tap && (other.IP == b.IP || bytes.Equal(other.MAC, b.MAC) || b.SSHPort != 0 && other.SSHPort == b.SSHPort) {
+			return o.validateAll([]Binding{other, b}) // which says what it is
+		}
+	}
+	return nil
+}
+
 func (o Options) validateBinding(b Binding) error {
 	switch {
 	case !validTap(b.Tap):
@@ -70,7 +84,7 @@ func validTap(tap string) bool {
 
 // equal compares what the kernel would see.
 func (b Binding) equal(other Binding) bool {
-	return b.Tap == other.Tap && b.MAC.String() == other.MAC.String() && b.IP == other.IP &&
+	return b.Tap == other.Tap && bytes.Equal(b.MAC, other.MAC) && b.IP == other.IP &&
 		b.SSHPort == other.SSHPort && b.Policy == other.Policy
 }
 

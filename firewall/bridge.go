@@ -93,19 +93,6 @@ var bridgeChains = []struct {
 // elements is set name -> its elements in the words of "nft list".
 type elements map[string]map[string]bool
 
-// pins are the elements of one binding, each with its set.
-func (o Options) pins(b Binding) [][2]string {
-	f, tap, mac := fences[b.Policy](o, b), `"`+b.Tap+`"`, b.MAC.String()
-	list := [][2]string{{"taps", tap}, {"from", tap + " : " + f.from}, {"to", tap + " : " + f.to}}
-	if b.Policy == Closed {
-		return list // no frame gets as far as a lookup
-	}
-	number := strings.TrimLeft(strings.ReplaceAll(mac, ":", ""), "0")
-	return append(list, [2]string{"macs", tap + " . " + mac},
-		[2]string{"addrs", tap + " . " + mac + " . " + b.IP.String()},
-		[2]string{"chaddrs", tap + " . 0x" + number})
-}
-
 // compileBridge is what the sets hold for the bindings. It is pure.
 func (o Options) compileBridge(all []Binding) elements {
 	e := elements{}
@@ -114,7 +101,7 @@ func (o Options) compileBridge(all []Binding) elements {
 	}
 	for _, b := range all {
 		for _, p := range o.pins(b) {
-			e[p[0]][p[1]] = true
+			e[p.set][p.text] = true
 		}
 	}
 	return e

@@ -6,22 +6,31 @@ import (
 	"fmt"
 	"maps"
 	"os/exec"
+	"runtime"
 	"slices"
 	"sync"
 
 	"github.com/coreos/go-iptables/iptables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // Chains is the fence of one bridge.
 type Chains struct {
 	opt     Options
 	metrics *metrics
+	tables  *nfTables
+	flows   *netlink.Handle // one that stays open, as tables does
+	nft     bool            // iptables writes to nf_tables, so the generation tells of changes to either layer
 
 	mu      sync.Mutex         // guards all below, and the kernel against ourselves: one change at a time
 	want    map[string]Binding // by tap: what should be
 	applied bool               // Apply was called: want is the whole set, not what a fresh process happens to know
 	unsure  bool               // a change went wrong: what the kernel has is not what we last gave it
 	guarded bool               // GuardBridge was called: Verify looks at its settings too
+	restore restorer           // for small changes of the IPv4 tables
+	reading *reading           // what was last read back, nil if want is another since
+	legacy  string             // the legacy tables that were last seen
 }
 
 // programs are what the package runs, besides the iptables that go-iptables asks for its version.
@@ -50,11 +59,35 @@ func New(opt Options) (*Chains, error) {
 			return nil, fmt.Errorf("firewall: iptables %d.%d.%d: %w: older than 1.8.7", a, b, c, ErrUnavailable)
 		}
 	}
+	tables, err := openNFTables()
+	if err != nil {
+		return nil, fmt.Errorf("firewall: netlink: %w: %w", ErrUnavailable, err)
+	}
+	flows, err := netlink.NewHandle(unix.NETLINK_NETFILTER)
+	if err != nil {
+		return nil, fmt.Errorf("firewall: netlink: %w: %w", ErrUnavailable, err)
+	}
+	nft, err := usesNFTables(ip4.save, ip6.save)
+	if err != nil {
+		return nil, fmt.Errorf("firewall: iptables backend: %w", err)
+	}
 	m, err := newMetrics(opt.Registerer)
 	if err != nil {
 		return nil, fmt.Errorf("firewall: metrics: %w: %w", ErrInvalid, err)
 	}
-	return &Chains{opt: opt, metrics: m, want: map[string]Binding{}}, nil
+	c := &Chains{
+		opt: opt, metrics: m, tables: tables, flows: flows, nft: nft,
+		want: map[string]Binding{}, restore: restorer{program: ip4.restore},
+	}
+	runtime.AddCleanup(c, func(h *netlink.Handle) { h.Close() }, flows)
+	return c, nil
+}
+
+// Close ends the iptables-restore that Put and Drop keep running. The rules stay, and c may be used again.
+func (c *Chains) Close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.restore.stop()
 }
 
 // Apply makes the kernel have the base rules and exactly these bindings, whatever it had of ours before. What
@@ -74,13 +107,24 @@ func (c *Chains) Apply(ctx context.Context, all []Binding) error {
 	for _, b := range all {
 		c.want[b.Tap] = b
 	}
+	if maps.EqualFunc(before, c.want, Binding.equal) && !c.unsure && c.stillRight(ctx) {
+		return nil
+	}
+	generation, err := c.tables.generation()
+	if err != nil {
+		return c.settle(err, "apply")
+	}
 	have, err := observe(ctx)
 	if err == nil {
 		if err = c.change(ctx, have, before); err != nil {
 			err = errors.Join(err, c.retreat(ctx, have.bridge.elements, before))
 		}
 	}
-	return c.settle(err, "apply")
+	err = c.settle(err, "apply")
+	if now, unread := c.tables.generation(); err == nil && unread == nil && c.nft && now == generation {
+		c.reading = &reading{generation: generation} // there was nothing to change
+	}
+	return err
 }
 
 // Put adds a binding or changes the one of the same tap. Entering a stricter policy, or changing the MAC,
@@ -92,16 +136,16 @@ func (c *Chains) Put(ctx context.Context, b Binding) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	old, had := c.want[b.Tap]
-	next := maps.Clone(c.want)
-	next[b.Tap] = b
-	if err := c.opt.validateAll(slices.Collect(maps.Values(next))); err != nil {
+	if err := c.opt.validateAmong(b, c.want); err != nil {
 		return fmt.Errorf("firewall: put: %w: %w", ErrInvalid, err)
 	}
+	next := maps.Clone(c.want)
+	next[b.Tap] = b
 	fallback := maps.Clone(c.want)
 	if had && old.tightens(b) {
 		fallback[b.Tap] = old.closed()
 	}
-	return c.switchTo(ctx, next, fallback, "put "+b.Tap)
+	return c.switchTo(ctx, b.Tap, next, fallback, "put "+b.Tap)
 }
 
 // Drop removes the binding of a tap, its chains and its connections; the tap may then speak to nobody. A tap
@@ -119,24 +163,20 @@ func (c *Chains) Drop(ctx context.Context, tap string) error {
 	if had {
 		fallback[tap] = old.closed()
 	}
-	return c.switchTo(ctx, next, fallback, fmt.Sprintf("drop %q", tap))
+	return c.switchTo(ctx, tap, next, fallback, fmt.Sprintf("drop %q", tap))
 }
 
-// switchTo goes from c.want to next in one small change, or, where the kernel turns out not to have what we
-// left there, in a whole one.
-func (c *Chains) switchTo(ctx context.Context, next, fallback map[string]Binding, verb string) error {
+// switchTo goes from c.want to next, which is another for one tap at most, in one small change, or, where the
+// kernel turns out not to have what we left there, in a whole one.
+func (c *Chains) switchTo(ctx context.Context, tap string, next, fallback map[string]Binding, verb string) error {
 	if !c.applied {
 		return fmt.Errorf("firewall: %s: %w: the whole set was never applied", verb, ErrInvalid)
 	}
 	before := c.want
-	if !c.unsure {
-		c.want = next
-		if err := c.change(ctx, c.opt.expected(sorted(before)), before); err == nil {
-			return c.settle(nil, verb)
-		}
-		c.want = before
-	}
 	c.want = next
+	if !c.unsure && c.swap(ctx, tap, before, next) == nil {
+		return c.settle(nil, verb)
+	}
 	have, err := observe(ctx)
 	if err == nil {
 		err = c.change(ctx, have, before)
@@ -151,7 +191,7 @@ func (c *Chains) switchTo(ctx context.Context, next, fallback map[string]Binding
 
 // settle notes how a change ended.
 func (c *Chains) settle(err error, verb string) error {
-	c.unsure = err != nil
+	c.unsure, c.reading = err != nil, nil
 	c.metrics.count(c.want)
 	if err != nil {
 		c.metrics.failures.Inc()
@@ -162,19 +202,19 @@ func (c *Chains) settle(err error, verb string) error {
 
 // Verify reads the kernel and says in words what is not as it should be: rules missing, changed or left
 // over, a jump that is no longer first, and, once GuardBridge was called, settings that were changed. Nothing
-// said means all is well; it changes nothing, and Apply repairs all but the settings.
+// said means all is well; it changes nothing, and Apply repairs all but the settings. It may be called every
+// few seconds: rules are read again only if anybody changed any since they were last read.
+//
+// Tables of iptables-legacy beside nf_tables are no difference, because they can open nothing that ours shut
+// and Apply cannot repair them; they are logged and shown in the metrics.
 func (c *Chains) Verify(ctx context.Context) ([]string, error) {
 	defer c.metrics.time("verify")()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	have, err := observe(ctx)
+	diffs, err := c.read(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("firewall: verify: %w", err)
 	}
-	all := sorted(c.want)
-	diffs := have.bridge.differences(c.opt.compileBridge(all))
-	diffs = append(diffs, ip4.differences(have.ip4, c.opt.compileIP4(all))...)
-	diffs = append(diffs, ip6.differences(have.ip6, c.opt.compileIP6())...)
 	if c.guarded {
 		wrong, err := c.opt.unguarded()
 		if err != nil {
@@ -183,6 +223,9 @@ func (c *Chains) Verify(ctx context.Context) ([]string, error) {
 		for _, s := range wrong {
 			diffs = append(diffs, fmt.Sprintf("sysctl: %s is not %s", s.name, s.value))
 		}
+	}
+	if err := c.watchLegacy(ctx); err != nil {
+		return nil, fmt.Errorf("firewall: verify: %w", err)
 	}
 	c.metrics.differences.Set(float64(len(diffs)))
 	return diffs, nil

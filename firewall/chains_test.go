@@ -29,11 +29,13 @@ type fatal interface {
 // run runs a program of the host and gives what it said.
 func run(t fatal, ctx context.Context, argv ...string) string {
 	t.Helper()
-	out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", strings.Join(argv, " "), err, out)
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	var stdout, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr // apart: iptables warns about tables of its other backend
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%s: %v\n%s", strings.Join(argv, " "), err, stderr.String())
 	}
-	return string(out)
+	return stdout.String()
 }
 
 var (

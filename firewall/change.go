@@ -2,11 +2,14 @@ package firewall
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
+	"sync"
 )
 
 // state is all that the kernel has of ours.
@@ -18,36 +21,112 @@ type state struct {
 // observe reads the state from the kernel.
 func observe(ctx context.Context) (state, error) {
 	var s state
-	var err error
-	if s.bridge, err = observeBridge(ctx); err != nil {
-		return state{}, err
-	}
-	if s.ip4, err = ip4.observe(ctx); err != nil {
-		return state{}, err
-	}
-	s.ip6, err = ip6.observe(ctx)
-	return s, err
+	var bridge, v4, v6 error
+	var wg sync.WaitGroup
+	wg.Go(func() { s.ip4, v4 = ip4.observe(ctx) })
+	wg.Go(func() { s.ip6, v6 = ip6.observe(ctx) })
+	wg.Go(func() { s.bridge, bridge = observeBridge(ctx) })
+	wg.Wait()
+	return s, errors.Join(bridge, v4, v6)
 }
 
-// expected is the state that a finished change left. The jumps of the filter table are marked as moved: each
-// small change puts them first again, in the same transaction, and fails if somebody took them away.
-func (o Options) expected(all []Binding) state {
-	s := state{
-		bridge: bridgeState{wantedBlocks(), o.compileBridge(all)},
-		ip4:    map[string]observed{}, ip6: map[string]observed{},
+// swap changes one binding, told by its tap, from what it is in before to what it is in after, and looks at
+// nothing else. It takes for granted that the kernel has what before says, and fails where it notices that it
+// has not: where our jumps, a chain, an element, a set or a table is gone. It is tighter before looser, as
+// change is (what was not open needs no shutting), and puts the jumps of the filter table first again even if nothing else is to be done there: a
+// tap must never be opened behind a table that somebody flushed.
+func (c *Chains) swap(ctx context.Context, tap string, before, after map[string]Binding) error {
+	old, had := before[tap]
+	next, has := after[tap]
+	var was, will []pin
+	var touched []Binding
+	if had {
+		was, touched = c.opt.pins(old), append(touched, old)
 	}
-	for _, t := range o.compileIP4(all) {
-		s.ip4[t.name] = t.settled()
-		if t.name == "filter" {
-			for j := range s.ip4[t.name].jumps {
-				s.ip4[t.name].jumps[j] = place{count: 1}
-			}
+	if has {
+		will, touched = c.opt.pins(next), append(touched, next)
+	}
+	gone := without(was, will)
+	cut := func() error {
+		if had && has && old.equal(next) {
+			return nil
+		}
+		return c.cut(ctx, func(a netip.Addr) bool { return had && a == old.IP || has && a == next.IP })
+	}
+	load := func() error {
+		err := c.loadSmall(ctx, c.opt.swapText(before, after, touched))
+		if err != nil && has && next.forwarded() && (!old.forwarded() || old.IP != next.IP || old.SSHPort != next.SSHPort) {
+			c.unforward(ctx, after, next)
+		}
+		return err
+	}
+	if had && (!has || old.tightens(next)) {
+		shut := slices.DeleteFunc(was, func(p pin) bool { return p.verdict == "" && !slices.ContainsFunc(gone, p.same) })
+		if err := inTurn(func() error { return c.tables.change(ctx, shut, nil) }, load, cut); err != nil {
+			return err
+		}
+		return c.tables.change(ctx, nil, will)
+	}
+	// Nothing of this binding passes the IP layer before it is loaded, nor the bridge layer until the end: there
+	// is no connection that could begin behind the back of a cut that goes on meanwhile.
+	var faults [2]error
+	var wg sync.WaitGroup
+	wg.Go(func() { faults[0] = cut() })
+	faults[1] = load()
+	wg.Wait()
+	if err := errors.Join(faults[:]...); err != nil {
+		return err
+	}
+	return c.tables.change(ctx, gone, will) // also what should be there already
+}
+
+func inTurn(steps ...func() error) error {
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
 		}
 	}
-	for _, t := range o.compileIP6() {
-		s.ip6[t.name] = t.settled()
+	return nil
+}
+
+// loadSmall changes the IPv4 tables by a text that stays small.
+func (c *Chains) loadSmall(ctx context.Context, text string) error {
+	if c.nft {
+		return c.restore.load(ctx, text)
 	}
-	return s
+	return ip4.load(ctx, text)
+}
+
+// swapText is the input of iptables-restore for swap.
+//
+// Whenever a rule with an extension is added (-m, DNAT), the kernel first waits until rules that were deleted
+// before are freed, an RCU grace period later (nft_compat_wait_for_destructors). So the nat table comes first,
+// and there only the one rule that changes: a change that adds the rule deletes none, and one that deletes it
+// has nothing but DROP to add in the filter table. Which table is first means nothing to safety: the bridge
+// layer is shut around both.
+func (o Options) swapText(before, after map[string]Binding, touched []Binding) string {
+	have := map[string]observed{"filter": {chainSet{}, map[jump]place{}}, "nat": {chainSet{}, nil}}
+	o.compileBindings(maps.Values(before), touched, have["filter"].chains, have["nat"].chains)
+	for _, j := range filterJumps {
+		have["filter"].jumps[j] = place{count: 1}
+	}
+	filter, nat := chainSet{}, chainSet{}
+	o.compileBindings(maps.Values(after), touched, filter, nat)
+	return restoreText(have, ruleSet{{"nat", nat, nil, true}, {"filter", filter, filterJumps, false}})
+}
+
+// unforward takes the forwarded port of a binding away again, after a change of which the nat table may have
+// been committed and the filter table was not. Should it fail too, the port leads to a binding that is closed.
+func (c *Chains) unforward(ctx context.Context, after map[string]Binding, b Binding) {
+	without := maps.Clone(after)
+	delete(without, b.Tap)
+	have, nat := map[string]observed{"nat": {chainSet{}, nil}}, chainSet{}
+	c.opt.compileBindings(maps.Values(after), []Binding{b}, chainSet{}, have["nat"].chains)
+	c.opt.compileBindings(maps.Values(without), []Binding{b}, chainSet{}, nat)
+	text := restoreText(have, ruleSet{{"nat", nat, nil, true}})
+	if err := ip4.load(context.WithoutCancel(ctx), text); err != nil {
+		c.opt.Log.LogAttrs(ctx, slog.LevelDebug, "forwarded port not taken away, it was hardly there", slog.Any("error", err))
+	}
 }
 
 // change goes from have to c.want: tighter before looser. The bridge layer first keeps only what is the same
@@ -62,6 +141,8 @@ func (c *Chains) change(ctx context.Context, have state, before map[string]Bindi
 			hold.shut(tap)
 		}
 	}
+	rules := c.opt.compileIP4(all)
+	c.altered(hold, have.ip4, rules, before)
 	text := elementText(have.bridge.elements, hold)
 	if !have.bridge.sameRules() {
 		text = bridgeText(hold)
@@ -72,24 +153,69 @@ func (c *Chains) change(ctx context.Context, have state, before map[string]Bindi
 	if err := ip6.load(ctx, restoreText(have.ip6, c.opt.compileIP6())); err != nil {
 		return err
 	}
-	if err := ip4.load(ctx, restoreText(have.ip4, c.opt.compileIP4(all))); err != nil {
+	if err := ip4.load(ctx, restoreText(have.ip4, rules)); err != nil {
 		return err
 	}
 	if !hold.equal(have.bridge.elements) || !hold.equal(want) {
-		if err := c.cut(ctx, c.unchanged(hold)); err != nil {
+		if err := c.cut(ctx, c.changed(hold)); err != nil {
 			return err
 		}
 	}
 	return loadBridge(ctx, elementText(hold, want))
 }
 
-// unchanged are the addresses of open bindings that hold leaves as they were: their connections live on.
-func (c *Chains) unchanged(hold elements) map[netip.Addr]bool {
+// altered shuts in hold the bindings that a process before this one knew otherwise: the same address of the
+// same tap, but by the rules in the kernel another port or another policy. What this process knew itself is not
+// looked at: rules that somebody took away do not make it another binding.
+func (c *Chains) altered(hold elements, have map[string]observed, want ruleSet, before map[string]Binding) {
+	now := forwards(have["nat"].chains)
+	var filter, nat chainSet
+	for _, t := range want {
+		switch t.name {
+		case "filter":
+			filter = t.chains
+		case "nat":
+			nat = t.chains
+		}
+	}
+	next := forwards(nat)
+	for tap, b := range c.want {
+		if _, known := before[tap]; known {
+			continue
+		}
+		same := slices.Equal(now[b.IP.String()], next[b.IP.String()])
+		for _, part := range []string{"-h", "-o", "-i"} {
+			name := chainPrefix + tap + part
+			same = same && slices.Equal(have["filter"].chains[name], filter[name])
+		}
+		if !same {
+			hold.shut(tap)
+		}
+	}
+}
+
+// forwards are the rules of ours that forward a port to ssh, by the address that they forward to.
+func forwards(nat chainSet) map[string][]string {
+	to := map[string][]string{}
+	for _, rules := range nat {
+		for _, r := range rules {
+			if _, end, ok := strings.Cut(r, " -j DNAT --to-destination "); ok {
+				address, _, _ := strings.Cut(end, ":")
+				to[address] = append(to[address], r)
+			}
+		}
+	}
+	return to
+}
+
+// changed says of an address whether its connections are to be cut: all but those of open bindings that hold
+// leaves as they were.
+func (c *Chains) changed(hold elements) func(netip.Addr) bool {
 	keep := map[netip.Addr]bool{}
 	for _, b := range c.want {
 		keep[b.IP] = b.Policy != Closed && hold.holds(c.opt.pins(b))
 	}
-	return keep
+	return func(a netip.Addr) bool { return !keep[a] }
 }
 
 // retreat makes the IP layer no looser than it was, after a change that went wrong: what had not been the
@@ -124,6 +250,6 @@ func (e elements) shut(tap string) {
 }
 
 // holds says whether all of some elements are among e.
-func (e elements) holds(some [][2]string) bool {
-	return !slices.ContainsFunc(some, func(p [2]string) bool { return !e[p[0]][p[1]] })
+func (e elements) holds(some []pin) bool {
+	return !slices.ContainsFunc(some, func(p pin) bool { return !e[p.set][p.text] })
 }

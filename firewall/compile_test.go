@@ -125,7 +125,7 @@ func TestTreeFindsExactlyItsKeys(t *testing.T) {
 			leaves[uint32(p)] = fmt.Sprintf("-j FOUND%d", p)
 		}
 		tree, chains := o.portTree(), chainSet{}
-		tree.compile(leaves, chains)
+		tree.compile(leaves, nil, chains)
 		probes := slices.Collect(maps.Keys(leaves))
 		for range 50 {
 			probes = append(probes, uint32(rapid.Uint16().Draw(rt, "probe")))

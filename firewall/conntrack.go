@@ -15,12 +15,12 @@ import (
 // cutAttempts bounds how often a dump of the table that changed meanwhile is repeated.
 const cutAttempts = 10
 
-// cut deletes the connection tracking entries of all addresses of the subnet but those to keep (and the
+// cut deletes the connection tracking entries of those addresses of the subnet that are named (never of the
 // host's own, which is an end of theirs): a connection that a rule once let in must ask the rules again.
-func (c *Chains) cut(ctx context.Context, keep map[netip.Addr]bool) error {
-	f := &others{c.opt.Subnet, c.opt.gateway(), keep}
+func (c *Chains) cut(ctx context.Context, named func(netip.Addr) bool) error {
+	f := &flowsOf{c.opt.Subnet, c.opt.gateway(), named}
 	for range cutAttempts {
-		n, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, f)
+		n, err := c.flows.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, f)
 		c.metrics.cut.Add(float64(n))
 		if n > 0 {
 			c.opt.Log.LogAttrs(ctx, slog.LevelInfo, "connections cut", slog.Uint64("entries", uint64(n)))
@@ -35,19 +35,19 @@ func (c *Chains) cut(ctx context.Context, keep map[netip.Addr]bool) error {
 	return fmt.Errorf("cut connections: %w: the table never stood still", ErrUnavailable)
 }
 
-// others matches the flows of addresses of the subnet that are not to be kept, by either direction: behind
-// NAT a capsule's address may be in one of them only.
-type others struct {
+// flowsOf matches the flows of named addresses of the subnet, by either direction: behind NAT a capsule's
+// address may be in one of them only.
+type flowsOf struct {
 	subnet  netip.Prefix
 	gateway netip.Addr
-	keep    map[netip.Addr]bool
+	named   func(netip.Addr) bool
 }
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
-func (o *others) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
+func (f *flowsOf) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	for _, ip := range []net.IP{flow.Forward.SrcIP, flow.Forward.DstIP, flow.Reverse.SrcIP, flow.Reverse.DstIP} {
 		a, ok := netip.AddrFromSlice(ip)
-		if a = a.Unmap(); ok && a != o.gateway && o.subnet.Contains(a) && !o.keep[a] {
+		if a = a.Unmap(); ok && a != f.gateway && f.subnet.Contains(a) && f.named(a) {
 			return true
 		}
 	}

@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 )
@@ -25,35 +26,58 @@ type table struct {
 	name   string
 	chains chainSet
 	jumps  []jump
+	edited bool // chains that are there already are not written anew but edited, rule by rule
 }
 
 // ruleSet is the tables of one address family, in the order in which they are changed.
 type ruleSet []table
 
+// The jumps of ours in each table.
+var (
+	rawJumps    = []jump{{"PREROUTING", chainPrefix + "PREROUTING"}}
+	filterJumps = []jump{
+		{"INPUT", chainPrefix + "INPUT"}, {"FORWARD", chainPrefix + "FORWARD"}, {"OUTPUT", chainPrefix + "OUTPUT"}}
+	natJumps = []jump{
+		{"PREROUTING", chainPrefix + "PREROUTING"}, {"OUTPUT", chainPrefix + "OUTPUT"}, {"POSTROUTING", chainPrefix + "POSTROUTING"}}
+)
+
 // compileIP4 is the whole IPv4 rule set for the bindings. It is pure, and independent of their order.
 func (o Options) compileIP4(all []Binding) ruleSet {
 	filter, nat := o.baseFilter(), o.baseNAT()
-	host, out, in := o.addressTree('H', "-s"), o.addressTree('O', "-s"), o.addressTree('I', "-d")
-	toHost, toOut, toIn, ports := map[uint32]string{}, map[uint32]string{}, map[uint32]string{}, map[uint32]string{}
-	for _, b := range all {
-		f, name, key := fences[b.Policy](o, b), chainPrefix+b.Tap, addressKey(b.IP)
-		filter[name+"-h"], filter[name+"-o"], filter[name+"-i"] = f.host, f.out, f.in
-		toHost[key], toOut[key], toIn[key] = "-g "+name+"-h", "-g "+name+"-o", "-g "+name+"-i"
-		if f.forward {
-			ports[uint32(b.SSHPort)] = fmt.Sprintf("-j DNAT --to-destination %v:22", b.IP)
+	o.compileBindings(slices.Values(all), nil, filter, nat)
+	return ruleSet{{"raw", o.baseRaw(), rawJumps, false}, {"filter", filter, filterJumps, false}, {"nat", nat, natJumps, false}}
+}
+
+// compileBindings adds what depends on the bindings: the chains of each, and the trees that find them. With
+// only, no more than what these bindings touch: their chains, and the nodes on the ways to their addresses and
+// ports.
+func (o Options) compileBindings(all iter.Seq[Binding], only []Binding, filter, nat chainSet) {
+	chains, ports := map[uint32]string{}, map[uint32]string{}
+	for b := range all {
+		name := chainPrefix + b.Tap
+		chains[addressKey(b.IP)] = "-g " + name
+		if b.forwarded() {
+			ports[uint32(b.SSHPort)] = "-j DNAT --to-destination " + b.IP.String() + ":22"
+		}
+		if only == nil || slices.ContainsFunc(only, func(t Binding) bool { return t.Tap == b.Tap }) {
+			f := fences[b.Policy](o, b)
+			filter[name+"-h"], filter[name+"-o"], filter[name+"-i"] = f.host, f.out, f.in
 		}
 	}
-	host.compile(toHost, filter)
-	out.compile(toOut, filter)
-	in.compile(toIn, filter)
-	o.portTree().compile(ports, nat)
-	return ruleSet{
-		{"raw", o.baseRaw(), []jump{{"PREROUTING", chainPrefix + "PREROUTING"}}},
-		{"filter", filter, []jump{
-			{"INPUT", chainPrefix + "INPUT"}, {"FORWARD", chainPrefix + "FORWARD"}, {"OUTPUT", chainPrefix + "OUTPUT"}}},
-		{"nat", nat, []jump{
-			{"PREROUTING", chainPrefix + "PREROUTING"}, {"OUTPUT", chainPrefix + "OUTPUT"}, {"POSTROUTING", chainPrefix + "POSTROUTING"}}},
+	var keys, portKeys []uint32
+	if only != nil {
+		keys, portKeys = []uint32{}, []uint32{}
 	}
+	for _, b := range only {
+		keys = append(keys, addressKey(b.IP))
+		if b.SSHPort != 0 {
+			portKeys = append(portKeys, uint32(b.SSHPort))
+		}
+	}
+	for _, t := range o.addressTrees() {
+		t.compile(chains, keys, filter)
+	}
+	o.portTree().compile(ports, portKeys, nat)
 }
 
 // baseRaw lets in from the bridge only what the bridge layer admitted, and nothing from elsewhere that says
@@ -76,7 +100,7 @@ func (o Options) baseRaw() chainSet {
 
 // baseFilter decides all that enters or leaves the bridge; everything else returns to the rules of others.
 func (o Options) baseFilter() chainSet {
-	br, gw := o.Bridge, o.gateway().String()+"/32"
+	br, gw, trees := o.Bridge, o.gateway().String()+"/32", o.addressTrees()
 	const invalid = "-m conntrack --ctstate INVALID -j DROP"
 	const everyone = "255.255.255.255/32"
 	return chainSet{
@@ -95,7 +119,7 @@ func (o Options) baseFilter() chainSet {
 			invalid,
 			// A client without an address: who may ask at all was decided by MAC in the bridge layer.
 			"-s 0.0.0.0/32 -d " + everyone + " -p udp -m udp --sport 68 --dport 67 -j ACCEPT",
-			"-g " + o.addressTree('H', "").top(),
+			"-g " + trees[0].top(),
 		},
 		chainPrefix + "OUT": {
 			invalid,
@@ -103,12 +127,12 @@ func (o Options) baseFilter() chainSet {
 			// the metadata service, which would hand the host's own credentials to a capsule.
 			"-d 169.254.0.0/16 -j DROP",
 			"-d 224.0.0.0/4 -j DROP",
-			"-g " + o.addressTree('O', "").top(),
+			"-g " + trees[1].top(),
 		},
-		chainPrefix + "IN": {invalid, "-g " + o.addressTree('I', "").top()},
+		chainPrefix + "IN": {invalid, "-g " + trees[2].top()},
 		chainPrefix + "REPLY": {
 			"-s " + gw + " -d " + everyone + " -p udp -m udp --sport 67 --dport 68 -j ACCEPT",
-			"-g " + o.addressTree('I', "").top(),
+			"-g " + trees[2].top(),
 		},
 	}
 }
@@ -143,12 +167,11 @@ func (o Options) compileIP6() ruleSet {
 	from := []string{"-i " + o.Bridge + " -j DROP", "-i " + TapPrefix + "+ -j DROP"}
 	to := []string{"-o " + o.Bridge + " -j DROP", "-o " + TapPrefix + "+ -j DROP"}
 	return ruleSet{
-		{"raw", chainSet{chainPrefix + "PREROUTING": from}, []jump{{"PREROUTING", chainPrefix + "PREROUTING"}}},
+		{"raw", chainSet{chainPrefix + "PREROUTING": from}, rawJumps, false},
 		{"filter", chainSet{
 			chainPrefix + "INPUT":   from,
 			chainPrefix + "FORWARD": append(slices.Clone(from), to...),
 			chainPrefix + "OUTPUT":  to,
-		}, []jump{
-			{"INPUT", chainPrefix + "INPUT"}, {"FORWARD", chainPrefix + "FORWARD"}, {"OUTPUT", chainPrefix + "OUTPUT"}}},
+		}, filterJumps, false},
 	}
 }

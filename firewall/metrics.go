@@ -14,6 +14,7 @@ type metrics struct {
 	differences prometheus.Gauge
 	failures    prometheus.Counter
 	cut         prometheus.Counter
+	legacy      prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -34,12 +35,15 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		cut: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "capsuled_firewall_connections_cut_total", Help: "Connection tracking entries deleted because a binding changed.",
 		}),
+		legacy: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "capsuled_firewall_legacy_tables", Help: "Tables of iptables-legacy beside nf_tables, when last verified.",
+		}),
 	}
 	if r == nil {
 		return m, nil
 	}
 	var faults []error
-	for _, c := range []prometheus.Collector{m.seconds, m.bindings, m.differences, m.failures, m.cut} {
+	for _, c := range []prometheus.Collector{m.seconds, m.bindings, m.differences, m.failures, m.cut, m.legacy} {
 		faults = append(faults, r.Register(c))
 	}
 	return m, errors.Join(faults...)

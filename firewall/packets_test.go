@@ -364,7 +364,7 @@ func flows(t *testing.T, s *site, b Binding) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, n := &others{netip.PrefixFrom(b.IP, 32), s.opt.gateway(), nil}, 0
+	f, n := &flowsOf{s.opt.Subnet, s.opt.gateway(), func(a netip.Addr) bool { return a == b.IP }}, 0
 	for _, flow := range all {
 		if f.MatchConntrackFlow(flow) {
 			n++

@@ -26,7 +26,6 @@ type fence struct {
 	host     []string // from the capsule to the host
 	out      []string // from the capsule to anywhere beyond the host
 	in       []string // to the capsule, from the host or through it
-	forward  bool     // Binding.SSHPort is forwarded
 	from, to string   // verdicts of the bridge layer for frames from and to the tap
 }
 
@@ -37,6 +36,11 @@ var fences = map[Policy]func(Options, Binding) fence{
 	},
 	Maintenance: maintenanceFence,
 }
+
+// forwarding are the policies in which Binding.SSHPort is forwarded.
+var forwarding = map[Policy]bool{Maintenance: true}
+
+func (b Binding) forwarded() bool { return b.SSHPort != 0 && forwarding[b.Policy] }
 
 var drop = []string{"-j DROP"}
 
@@ -59,8 +63,7 @@ func maintenanceFence(o Options, b Binding) fence {
 		from: "goto maintenance_from",
 		to:   "goto maintenance_to",
 	}
-	if b.SSHPort != 0 {
-		f.forward = true
+	if b.forwarded() {
 		f.in = append(f.in, "-p tcp -m tcp --dport 22 -m conntrack --ctstate DNAT -j ACCEPT")
 	}
 	f.in = append(f.in, "-j DROP")

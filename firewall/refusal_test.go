@@ -1,11 +1,14 @@
 package firewall
 
 import (
+	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -35,10 +38,13 @@ func TestRefusalLeavesNothingLooser(t *testing.T) {
 				start := []Binding{all[0], all[1].closed()}
 				apply(t, t.Context(), c, start)
 				loose := rulesOf(kernel(t, t.Context()))
-				mend := breakProgram(t, program)
-				if program == "iptables-save" { // alone it is only needed where the small change fails
+				switch program { // alone these are only needed where the small change fails
+				case "iptables-save":
 					run(t, t.Context(), "iptables", "-F", "INPUT")
+				case "nft":
+					run(t, t.Context(), "nft", "delete", "table", "bridge", "capsuled")
 				}
+				mend := breakProgram(t, program)
 				if err := c.Put(t.Context(), b); !errors.Is(err, ErrUnavailable) {
 					t.Fatalf("got %v, want ErrUnavailable", err)
 				}
@@ -59,3 +65,80 @@ func TestRefusalLeavesNothingLooser(t *testing.T) {
 }
 
 func rulesOf(text string) []string { return strings.Split(text, "\n") }
+
+// The iptables-restore that stays may end at any time: the next change starts another.
+func TestRestorerEnds(t *testing.T) {
+	o := options("192.168.53.0/24")
+	c := fresh(t, o)
+	t.Cleanup(c.Close)
+	all := bindings(o, 3)
+	apply(t, t.Context(), c, all)
+	for i, end := range []func(){
+		func() {},
+		func() { // killed, and its end of the pipes closed before we look
+			if err := c.restore.cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.Copy(io.Discard, c.restore.out); err != nil {
+				t.Fatal(err)
+			}
+		},
+		c.Close,
+	} {
+		end()
+		next := all[0]
+		if i%2 == 0 {
+			next = next.closed()
+		}
+		if err := c.Put(t.Context(), next); err != nil {
+			t.Fatal(err)
+		}
+		wantVerified(t, t.Context(), c)
+	}
+}
+
+// A small change that takes too long is given up, and what it left half done is closed.
+func TestRestorerIsGivenUp(t *testing.T) {
+	o := options("192.168.53.0/24")
+	c := fresh(t, o)
+	t.Cleanup(c.Close)
+	all := bindings(o, 2)
+	apply(t, t.Context(), c, all[:1])
+	if err := c.Put(t.Context(), all[0].closed()); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.restore.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	started := make(chan error)
+	go func() { started <- c.Put(ctx, all[0]) }()
+	cancel()
+	if err := <-started; !errors.Is(err, ErrUnavailable) || !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want ErrUnavailable and context.Canceled", err)
+	}
+	if c.want[all[0].Tap].Policy != Closed {
+		t.Error("what should be is looser than what was")
+	}
+	apply(t, t.Context(), c, all)
+}
+
+// Put of what is there already mends the bridge layer's elements of its tap.
+func TestPutAgainMendsItsElements(t *testing.T) {
+	o := options("192.168.53.0/24")
+	all := bindings(o, 6)
+	for _, spoil := range [][]string{
+		{"nft", "flush", "set", "bridge", "capsuled", "addrs"},
+		{"nft", "delete", "table", "bridge", "capsuled"},
+		{"iptables", "-D", "FORWARD", "-j", "CAPSULED-FORWARD"},
+	} {
+		c := fresh(t, o)
+		t.Cleanup(c.Close)
+		apply(t, t.Context(), c, all[:1])
+		run(t, t.Context(), spoil...)
+		if err := c.Put(t.Context(), all[0]); err != nil {
+			t.Fatal(err)
+		}
+		wantVerified(t, t.Context(), c)
+	}
+}

@@ -96,9 +96,14 @@ func restoreText(have map[string]observed, want ruleSet) string {
 
 func (t table) write(b *strings.Builder, have observed) {
 	var changed, gone []string
-	for name, rules := range t.chains {
-		if now, ok := have.chains[name]; !ok || !slices.Equal(now, rules) {
+	var edits strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(t.chains)) {
+		now, ok := have.chains[name]
+		switch {
+		case !ok || !t.edited && !slices.Equal(now, t.chains[name]):
 			changed = append(changed, name)
+		case t.edited:
+			edit(&edits, name, now, t.chains[name])
 		}
 	}
 	for name := range have.chains {
@@ -107,10 +112,9 @@ func (t table) write(b *strings.Builder, have observed) {
 		}
 	}
 	moved := slices.DeleteFunc(slices.Clone(t.jumps), func(j jump) bool { return have.jumps[j].right() })
-	if len(changed)+len(gone)+len(moved) == 0 {
+	if len(changed)+len(gone)+len(moved)+edits.Len() == 0 {
 		return
 	}
-	slices.Sort(changed)
 	slices.Sort(gone)
 	fmt.Fprintf(b, "*%s\n", t.name)
 	for _, name := range slices.Concat(changed, gone) {
@@ -121,6 +125,7 @@ func (t table) write(b *strings.Builder, have observed) {
 			fmt.Fprintf(b, "-A %s %s\n", name, rule)
 		}
 	}
+	b.WriteString(edits.String())
 	for _, j := range moved {
 		for range have.jumps[j].count {
 			fmt.Fprintf(b, "-D %s -j %s\n", j.builtin, j.target)
@@ -131,6 +136,25 @@ func (t table) write(b *strings.Builder, have observed) {
 		fmt.Fprintf(b, "-X %s\n", name)
 	}
 	b.WriteString("COMMIT\n")
+}
+
+// edit turns one list of rules into another by deleting and inserting what lies between their common beginning
+// and their common end.
+func edit(b *strings.Builder, chain string, have, want []string) {
+	first := firstDifference(have, want)
+	if first < 0 {
+		return
+	}
+	h, w := len(have), len(want)
+	for h > first && w > first && have[h-1] == want[w-1] {
+		h, w = h-1, w-1
+	}
+	for _, rule := range have[first:h] {
+		fmt.Fprintf(b, "-D %s %s\n", chain, rule)
+	}
+	for i, rule := range want[first:w] {
+		fmt.Fprintf(b, "-I %s %d %s\n", chain, first+i+1, rule)
+	}
 }
 
 // differences says in words what restoreText would repair.

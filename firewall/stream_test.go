@@ -91,6 +91,16 @@ func TestTighteningCutsConnections(t *testing.T) {
 			s.chains = c
 			return c.Apply(t.Context(), []Binding{s.one.closed(), s.two})
 		},
+		"apply another port anew": func(s *site) error {
+			c, err := New(s.opt)
+			if err != nil {
+				return err
+			}
+			s.chains = c
+			b := s.one
+			b.SSHPort = 16500
+			return c.Apply(t.Context(), []Binding{b, s.two})
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t)

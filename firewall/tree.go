@@ -15,6 +15,7 @@ type tree struct {
 	root   uint32                               // what all keys have in common, lower bits zero
 	bits   int                                  // how many lower bits differ
 	match  func(prefix uint32, bits int) string // the match for all keys with this prefix over the lower bits
+	suffix string                               // ends each key's rule, after what the leaves say
 	tail   []string                             // ends each node: what happens to a key that is not there
 }
 
@@ -26,25 +27,36 @@ func (t tree) node(prefix uint32, bits int) string {
 // top is the name of the root's chain.
 func (t tree) top() string { return t.node(t.root, t.bits) }
 
-// compile adds the tree's chains to into. Each key's rule ends in its verdict, such as "-g CHAIN".
-func (t tree) compile(leaves map[uint32]string, into chainSet) {
-	t.compileNode(t.root, t.bits, slices.Sorted(maps.Keys(leaves)), leaves, into)
+// compile adds the tree's chains to into. Each key's rule ends in its leaf, such as "-g CHAIN",
+// and the suffix. With only,
+// no more than the nodes on the ways to these keys are compiled, be the keys there or not.
+func (t tree) compile(leaves map[uint32]string, only []uint32, into chainSet) {
+	on := func(prefix uint32, bits int) bool {
+		return only == nil || slices.ContainsFunc(only, func(k uint32) bool { return k>>bits<<bits == prefix })
+	}
+	if on(t.root, t.bits) {
+		t.compileNode(t.root, t.bits, slices.Sorted(maps.Keys(leaves)), leaves, on, into)
+	}
 }
 
-func (t tree) compileNode(prefix uint32, bits int, keys []uint32, leaves map[uint32]string, into chainSet) {
+func (t tree) compileNode(prefix uint32, bits int, keys []uint32, leaves map[uint32]string, on func(uint32, int) bool, into chainSet) {
 	lower := (bits - 1) &^ 3 // the first level takes what is left over by 4 bits a level
 	name := t.node(prefix, bits)
 	rules := make([]string, 0, 17)
 	for len(keys) > 0 {
 		child := keys[0] >> lower << lower
-		n := slices.IndexFunc(keys, func(k uint32) bool { return k>>lower<<lower != child })
-		if n < 0 {
-			n = len(keys)
-		}
-		verdict := leaves[child]
+		n, _ := slices.BinarySearchFunc(keys, child, func(k, child uint32) int {
+			if k>>lower<<lower == child {
+				return -1
+			}
+			return 1
+		})
+		verdict := leaves[child] + t.suffix
 		if lower > 0 {
 			verdict = "-g " + t.node(child, lower)
-			t.compileNode(child, lower, keys[:n], leaves, into)
+			if on(child, lower) {
+				t.compileNode(child, lower, keys[:n], leaves, on, into)
+			}
 		}
 		rules = append(rules, t.match(child, lower)+" "+verdict)
 		keys = keys[n:]
@@ -52,10 +64,15 @@ func (t tree) compileNode(prefix uint32, bits int, keys []uint32, leaves map[uin
 	into[name] = append(rules, t.tail...)
 }
 
+// addressTrees find a binding's chains: for what it sends to the host, sends out, and gets.
+func (o Options) addressTrees() [3]tree {
+	return [3]tree{o.addressTree('H', "-s", "-h"), o.addressTree('O', "-s", "-o"), o.addressTree('I', "-d", "-i")}
+}
+
 // addressTree is a tree over the addresses of the subnet; flag is -s or -d.
-func (o Options) addressTree(letter byte, flag string) tree {
+func (o Options) addressTree(letter byte, flag, suffix string) tree {
 	return tree{
-		letter: letter, root: addressKey(o.Subnet.Addr()), bits: 32 - o.Subnet.Bits(), tail: drop,
+		letter: letter, suffix: suffix, root: addressKey(o.Subnet.Addr()), bits: 32 - o.Subnet.Bits(), tail: drop,
 		match: func(prefix uint32, bits int) string {
 			return fmt.Sprintf("%s %v/%d", flag, keyAddress(prefix), 32-bits)
 		},
