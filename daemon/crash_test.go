@@ -1,6 +1,7 @@
 package daemon_test
 
 import (
+	"context"
 	"fmt"
 	"sync/atomic"
 	"testing"
@@ -171,10 +172,12 @@ func (b *bench) recover() {
 		if c.Cause == "" {
 			b.t.Errorf("%s is in ERROR without a cause", c.ID)
 		}
-		op, err := b.StopCapsule(b.t.Context(), root, c.ID)
-		if err != nil {
-			op, err = b.DeleteCapsule(b.t.Context(), root, c.ID)
-		}
-		b.succeed(op, err)
+		b.succeed(b.free(func(ctx context.Context, who daemon.Caller, id string) (daemon.Operation, error) {
+			op, err := b.StopCapsule(ctx, who, id)
+			if err != nil {
+				op, err = b.DeleteCapsule(ctx, who, id)
+			}
+			return op, err
+		}, root, c.ID))
 	}
 }
