@@ -56,3 +56,18 @@ func TestChangesByOthersAreReadAgain(t *testing.T) {
 		apply(t, t.Context(), c, all)
 	}
 }
+
+// Elements that Put adds have the keys that nft would give them, to the last byte that a listing does not show.
+func TestKeysAreThoseOfNFT(t *testing.T) {
+	o := options("192.168.53.0/24")
+	c := fresh(t, o)
+	t.Cleanup(c.Close)
+	apply(t, t.Context(), c, nil)
+	b := bindings(o, 1)[0]
+	if err := c.Put(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range o.pins(b) {
+		run(t, t.Context(), "nft", "get", "element", "bridge", "capsuled", p.set, "{ "+p.text+" }")
+	}
+}

@@ -109,6 +109,9 @@ func BenchmarkVerify(b *testing.B) {
 	for _, changed := range []bool{false, true} {
 		b.Run(fmt.Sprintf("1000-changed-%v", changed), func(b *testing.B) {
 			c, _ := loaded(b, 1000)
+			if _, err := c.Verify(b.Context()); err != nil {
+				b.Fatal(err)
+			}
 			for b.Loop() {
 				if changed {
 					c.reading = nil
