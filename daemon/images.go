@@ -126,7 +126,8 @@ func visibleImage(tx *store.Tx, c Caller, id string) (store.Image, error) {
 	return i, nil
 }
 
-// DeleteImage begins to delete an image: its name is free at once, and capsules made from it live on.
+// DeleteImage begins to delete an image: its name is free when the operation has ended, and capsules made from
+// it live on.
 func (d *Daemon) DeleteImage(ctx context.Context, c Caller, id string) (op Operation, err error) {
 	defer d.refused(ctx, c, opImageDelete, id, &err)
 	if c.GUID == "" {
