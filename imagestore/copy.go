@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -17,11 +18,21 @@ const copyChunk = 1 << 20
 
 // openSource opens what the caller named, and only if it is a regular file: O_PATH looks at it without the
 // side effects that opening a device or a FIFO has.
+//
+// Links such as /proc/PID/root lead into another process's mounts. Whoever makes a mount namespace of his own can bind
+// the store to any place in it, and [Store.contains] would know the file by a path that is not the store's.
 func openSource(path string) (*os.File, error) {
-	look, err := os.OpenFile(path, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
+	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if errors.Is(err, unix.ELOOP) {
+		return nil, refuse("give the file's own path", "its path goes round in circles, or through another process's files in /proc")
 	}
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	look := os.NewFile(uintptr(fd), path)
 	defer look.Close()
 	info, err := look.Stat()
 	if err != nil {

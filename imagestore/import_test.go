@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -271,5 +272,46 @@ func TestRemove(t *testing.T) {
 		if err := s.Remove(t.Context(), bad); !errors.Is(err, imagestore.ErrInvalid) {
 			t.Errorf("%q: %v", bad, err)
 		}
+	}
+}
+
+// A path through another process's mounts names a capsule's disk by a place that is not the store's.
+func TestImportStaysInItsOwnMounts(t *testing.T) {
+	s, dir := newStore(t)
+	image := add(t, s, rawDisk(t, 1, 8*mib))
+	f := clone(t, s, key(1), image.Digest)
+	mount := t.TempDir()
+	cmd := command(t, "unshare", "--mount", "sh", "-c", `mount --bind "$1" "$2" && echo ready && exec cat`, "sh", dir, mount)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = stdin.Close() // ends cat, and with it the namespace
+		_ = cmd.Wait()
+	}()
+	if _, err := io.ReadFull(stdout, make([]byte, len("ready\n"))); err != nil {
+		t.Fatal(err)
+	}
+	below, err := filepath.Rel(dir, f.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join("/proc", fmt.Sprint(cmd.Process.Pid), "root", mount, below)
+	if _, err := os.Stat(path); err != nil {
+		t.Fatal(err) // the way is there; it is not to be taken
+	}
+	if _, err := s.Import(t.Context(), path, nil); !errors.Is(err, imagestore.ErrInvalid) {
+		t.Errorf("importing a capsule's disk through another process's mounts: %v", err)
+	}
+	if _, err := s.Import(t.Context(), rawDisk(t, 2, 8*mib), nil); err != nil {
+		t.Error(err)
 	}
 }
