@@ -31,19 +31,18 @@ func forged(t *testing.T, m jwt.SigningMethod, header, claims map[string]any, ke
 	return s
 }
 
-// impostors are headers that are no identity, each by itself.
-func impostors(t *testing.T) map[string]http.Header {
+// badTokens are tokens that are no identity, beside a good one.
+func badTokens(t *testing.T, good string) map[string]string {
 	t.Helper()
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
 	}
 	public := x509.MarshalPKCS1PublicKey(&key.PublicKey)
-	good := as(t, "alice")
 	head, rest, _ := strings.Cut(good, ".")
 	body, signature, _ := strings.Cut(rest, ".")
 	root := base64.RawURLEncoding.EncodeToString([]byte(`{"sub":"alice","roles":["admin"],"exp":9999999999}`))
-	tokens := map[string]string{
+	return map[string]string{
 		"expired":                    token(t, map[string]any{"exp": time.Now().Add(-time.Minute).Unix()}),
 		"no exp":                     token(t, map[string]any{"exp": nil}),
 		"exp is a word":              token(t, map[string]any{"exp": "never"}),
@@ -84,6 +83,12 @@ func impostors(t *testing.T) map[string]http.Header {
 		"word":                       "alice",
 		"empty":                      "",
 	}
+}
+
+// impostors are headers that are no identity, each by itself.
+func impostors(t *testing.T) map[string]http.Header {
+	t.Helper()
+	good := as(t, "alice")
 	headers := map[string]http.Header{
 		"nothing":                {},
 		"another's name":         {"Htrc-Remote-User": {"alice"}, "Htrc-Remote-User-Email": {"alice@example.org"}, "X-Remote-User": {"alice"}},
@@ -97,7 +102,7 @@ func impostors(t *testing.T) map[string]http.Header {
 		"good and empty":         {"Authorization": {"Bearer " + good}, "X-Auth-Token": {""}},
 		"another's peer address": {"X-Forwarded-For": {"127.0.0.1"}, "Forwarded": {"for=127.0.0.1"}},
 	}
-	for name, tok := range tokens {
+	for name, tok := range badTokens(t, good) {
 		headers["bearer "+name] = http.Header{"Authorization": {"Bearer " + tok}}
 		headers["x-auth-token "+name] = http.Header{"X-Auth-Token": {tok}}
 	}

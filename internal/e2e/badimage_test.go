@@ -129,7 +129,7 @@ func TestBadImages(t *testing.T) {
 		{9, "name", []string{"--name", "a\x1b[2Jb", h.guest.Qcow2}},
 		{9, "name", []string{"--name", strings.Repeat("a", 129), h.guest.Qcow2}},
 		{9, "name", []string{"--name", uuid.NewString(), h.guest.Qcow2}},
-		{9, "path", []string{"--name", "bad", "/tmp/a\nb"}},
+		{9, "path", []string{"--name", "bad", "/srv/a\nb"}},
 		{9, "path", []string{"--name", "bad", "/" + strings.Repeat("a", 5000)}},
 		{9, "login_user", []string{"--name", "bad", "--login-user", "a b", h.guest.Qcow2}},
 	} {

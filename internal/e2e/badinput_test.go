@@ -109,7 +109,7 @@ func (o one) whole(t *testing.T) {
 		if st := o.status(created.VMID); st.SSHPort != 16000 || st.VNCPort != 16001 || st.State != "SHUTDOWN" {
 			t.Errorf("left behind: ports below %d and %d, or %+v", st.SSHPort, st.VNCPort, st)
 		}
-		if net := virsh(t, "net-dumpxml", "capsules"); strings.Count(net, "<host ") != 1 || !strings.Contains(net, "ip='192.168.53.2'") {
+		if net := virsh(t, "net-dumpxml", "capsules"); strings.Count(net, "name='cap-") != 1 || !strings.Contains(net, "ip='192.168.53.2'") {
 			t.Errorf("left behind: an address: %s", net)
 		}
 		o.wait(o.ask(t, request{over: over, path: "/deletevm", header: header, body: "vmid=" + created.VMID}))

@@ -212,7 +212,7 @@ func TestAtOnce(t *testing.T) {
 		ids = append(ids, st.VMID)
 		ports[st.SSHPort], ports[st.VNCPort] = true, true
 	}
-	if net := virsh(t, "net-dumpxml", "capsules"); len(ports) != 6 || strings.Count(net, "<host ") != 3 {
+	if net := virsh(t, "net-dumpxml", "capsules"); len(ports) != 6 || strings.Count(net, "name='cap-") != 3 {
 		t.Errorf("ports %v, leases %s", ports, net)
 	}
 	for _, verb := range []string{"launchvm", "stopvm", "deletevm"} {
