@@ -24,6 +24,7 @@ install: build
 	install -D -m644 systemd/capsuled.service $(DESTDIR)/usr/lib/systemd/system/capsuled.service
 	install -D -m644 systemd/capsuled.sysusers $(DESTDIR)/usr/lib/sysusers.d/capsuled.conf
 	install -D -m644 -t $(DESTDIR)$(PREFIX)/share/doc/capsuled docs/*.md docs/capsuled.example.toml
+	install -D -m644 -t $(DESTDIR)$(PREFIX)/share/doc/capsuled/decisions docs/decisions/*.md
 
 # Packages run in turn: guests of two at once would share the processors and boot three times slower.
 test: packages guest

@@ -138,11 +138,13 @@ type Daemon struct {
 
 	dirty chan string // ids of capsules to look at; "" is all of them
 
-	mu      sync.Mutex // guards what follows
-	live    map[string]*act
-	base    context.Context // operations run on it; nil before Run
-	waiting string          // why the daemon is not ready; "" when it is
-	acts    sync.WaitGroup
+	mu       sync.Mutex // guards what follows
+	live     map[string]*act
+	base     context.Context // operations run on it; nil before Run
+	starting string          // what the start waits for; "" when it is over
+	amiss    string          // what the last full pass could not mend; "" when nothing
+	failures map[string]failure
+	acts     sync.WaitGroup
 }
 
 // New makes a daemon that does nothing until Run.
@@ -168,7 +170,8 @@ func New(opt Options) (*Daemon, error) {
 		live:      map[string]*act{},
 		unfenced:  map[string]bool{},
 		arrivals:  arrivals{named: map[string]imagestore.Digest{}},
-		waiting:   "the daemon is starting",
+		failures:  map[string]failure{},
+		starting:  "the daemon is starting",
 	}
 	d.procedures = d.table()
 	d.metrics = newMetrics(opt.Registerer, d)
@@ -191,9 +194,10 @@ func (d *Daemon) Run(ctx context.Context, say func(Readiness)) error {
 	if !d.settle(ctx, say) {
 		return nil
 	}
-	d.wait("")
+	d.await("")
 	d.log.LogAttrs(ctx, slog.LevelInfo, "ready")
 	say(Readiness{Ready: true})
+	d.acts.Go(func() { d.watchFence(ctx) })
 	d.reconcileLoop(ctx)
 	return nil
 }
@@ -224,7 +228,7 @@ func (d *Daemon) settle(ctx context.Context, say func(Readiness)) bool {
 			}
 			if reason := fmt.Sprintf("%s: %v", s.name, err); reason != said {
 				said = reason
-				d.wait(reason)
+				d.await(reason)
 				d.log.LogAttrs(ctx, slog.LevelWarn, "not ready yet", slog.String("waits_for", reason))
 				say(Readiness{Reasons: []string{reason}})
 			}
@@ -238,47 +242,43 @@ func (d *Daemon) settle(ctx context.Context, say func(Readiness)) bool {
 	return true
 }
 
-// checkRecords refuses to run over capsules whose records were lost: the sweep would take them for litter.
-func (d *Daemon) checkRecords(ctx context.Context) error {
-	keys, err := d.files.Keys(ctx)
-	if err != nil {
-		return err
-	}
-	var known int
-	if err := d.store.View(ctx, func(tx *store.Tx) (err error) { known, err = tx.CapsulesEver(); return err }); err != nil {
-		return err
-	}
-	if known == 0 && len(keys) > 0 {
-		return fmt.Errorf("daemon: the records name no capsule, but there are files of %d (such as %s): restore capsuled.db from a backup, or move the capsules directory away", len(keys), keys[0])
-	}
-	return nil
-}
-
-func (d *Daemon) wait(reason string) {
+func (d *Daemon) await(reason string) {
 	d.mu.Lock()
-	d.waiting = reason
+	d.starting = reason
 	d.mu.Unlock()
 }
 
-// Ready says whether the daemon has converged and libvirt answers, and if not, what it waits for.
+// Ready says whether the daemon has converged, libvirt answers and the last full pass found nothing amiss, and if
+// not, what the matter is.
 func (d *Daemon) Ready() Readiness {
 	var r Readiness
 	d.mu.Lock()
-	if d.waiting != "" {
-		r.Reasons = append(r.Reasons, d.waiting)
+	amiss := d.amiss
+	if d.starting != "" {
+		r.Reasons = append(r.Reasons, d.starting)
 	}
 	d.mu.Unlock()
 	if err := d.hyper.Connected(); err != nil && len(r.Reasons) == 0 {
 		r.Reasons = append(r.Reasons, fmt.Sprintf("libvirt: %v", err))
 	}
+	if amiss != "" && len(r.Reasons) == 0 {
+		r.Reasons = append(r.Reasons, amiss)
+	}
 	r.Ready = len(r.Reasons) == 0
 	return r
 }
 
-// accepting refuses a new operation while it could not be carried out.
+// accepting refuses a new operation while it could not be carried out. What is amiss on the host is no reason: it
+// may take a stop or a deletion to mend it.
 func (d *Daemon) accepting() error {
-	if r := d.Ready(); !r.Ready {
-		return &Error{Code: Unavailable, Message: "the host is not ready, try again: " + r.Reasons[0]}
+	d.mu.Lock()
+	starting := d.starting
+	d.mu.Unlock()
+	if starting != "" {
+		return errorf(Unavailable, "the host is not ready, try again: %s", starting)
+	}
+	if err := d.hyper.Connected(); err != nil {
+		return &Error{Code: Unavailable, Message: "libvirt does not answer, try again", Err: err}
 	}
 	return nil
 }

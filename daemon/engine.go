@@ -87,6 +87,9 @@ func (d *Daemon) resume(ctx context.Context) error {
 		return err
 	}
 	for _, op := range open {
+		if _, _, live := d.current(op.ID); live {
+			continue // the full pass before began it
+		}
 		if d.procedures[op.Kind] == nil {
 			return fmt.Errorf("daemon: operation %s is of a kind this version does not know: %q", op.ID, op.Kind)
 		}
@@ -119,6 +122,10 @@ func (a *act) run(ctx context.Context) {
 		err := a.conclude(ctx, cause)
 		if err == nil {
 			break
+		}
+		if errors.Is(err, store.ErrStale) { // only a fault of ours closes an operation under the act
+			a.d.log.LogAttrs(ctx, slog.LevelError, "operation was closed already", a.attrs()...)
+			return
 		}
 		// The outcome must reach the records: a full disk is waited for, not forgotten.
 		a.d.log.LogAttrs(ctx, slog.LevelError, "outcome not recorded, trying again", a.attrs(slog.String("error", err.Error()))...)
@@ -184,12 +191,15 @@ func (a *act) patiently(ctx context.Context, name string, do func(*act, context.
 		limit = a.proc.limit(name)
 	}
 	deadline := time.Now().Add(a.d.opt.Patience)
-	for {
+	for said := ""; ; {
 		err := within(ctx, limit, func(ctx context.Context) error { return do(a, ctx) })
 		if err == nil || ctx.Err() != nil || classify(err).Code != Unavailable || time.Now().After(deadline) {
 			return err
 		}
-		a.d.log.LogAttrs(ctx, slog.LevelWarn, "step waits", a.attrs(slog.String("step", name), slog.String("error", err.Error()))...)
+		if text := err.Error(); text != said {
+			said = text
+			a.d.log.LogAttrs(ctx, slog.LevelWarn, "step waits", a.attrs(slog.String("step", name), slog.String("error", text))...)
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

@@ -60,6 +60,7 @@ var classes = []struct {
 	{imagestore.ErrInvalid, Invalid, ""},
 	{imagestore.ErrExhausted, Exhausted, ""},
 	{domain.ErrExhausted, Exhausted, ""},
+	{store.ErrFull, Exhausted, "the host's disk is full"},
 	{domain.ErrUnsupported, Unsupported, ""},
 	{domain.ErrBusy, Busy, "libvirt is busy with this domain; try again"},
 	{domain.ErrUnavailable, Unavailable, "libvirt does not answer; try again"},

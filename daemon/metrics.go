@@ -12,7 +12,7 @@ import (
 type metrics struct {
 	duration    *prometheus.HistogramVec
 	ended       *prometheus.CounterVec
-	unexplained prometheus.Gauge
+	unexplained *prometheus.GaugeVec
 	reconciled  prometheus.Gauge
 }
 
@@ -25,9 +25,9 @@ func newMetrics(reg prometheus.Registerer, d *Daemon) *metrics {
 		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "capsuled_operations_ended_total", Help: "Operations that ended, by kind and the class of their error (\"\" for none).",
 		}, []string{"kind", "code"}),
-		unexplained: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "capsuled_unexplained_directories", Help: "Capsule directories that no record ever named; they are left alone.",
-		}),
+		unexplained: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "capsuled_unexplained", Help: "Directories and domains of ours that no record ever named; they are left alone.",
+		}, []string{"kind"}),
 		reconciled: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "capsuled_reconcile_last_success_timestamp_seconds", Help: "When the last full pass over records, libvirt, firewall and files succeeded.",
 		}),

@@ -145,6 +145,9 @@ func (a *act) id() domain.ID { return domain.ID(a.capsule.ID) }
 
 func (a *act) clone(ctx context.Context) error {
 	_, err := a.d.files.Clone(ctx, a.capsule.ID, imagestore.Digest(a.capsule.Image.Digest))
+	if errors.Is(err, imagestore.ErrNotFound) {
+		return &Error{Code: Internal, Message: "the bytes of image " + a.capsule.ImageID + " are gone from the store: add the same file again", Err: err}
+	}
 	return err
 }
 
@@ -204,7 +207,7 @@ func (a *act) undefine(ctx context.Context) error {
 }
 
 // admit refuses to start what the host's memory cannot hold: better a clear error now than the kernel's choice
-// of a victim later. The same for a console port that something else has taken since.
+// of a victim later. The same for ports that something else has taken since: the forward would take them from it.
 func (a *act) admit(ctx context.Context) error {
 	o, err := a.d.domains.ObserveOne(ctx, a.id())
 	if err != nil && !errors.Is(err, domain.ErrNotFound) {
@@ -220,8 +223,13 @@ func (a *act) admit(ctx context.Context) error {
 	if need := footprint(a.capsule.MemoryMB); need > free {
 		return errorf(Exhausted, "the host has %d MB of memory left, and the capsule needs %d MB", free>>20, need>>20)
 	}
-	if !portFree(a.capsule.VNCPort) {
-		return errorf(Exhausted, "port %d of the host, the capsule's console, is in use by another program", a.capsule.VNCPort)
+	for _, p := range []struct {
+		use  string
+		port int
+	}{{"console", a.capsule.VNCPort}, {"ssh", a.capsule.SSHPort}} {
+		if !portFree(p.port) {
+			return errorf(Exhausted, "port %d of the host, the capsule's %s port, is in use by another program", p.port, p.use)
+		}
 	}
 	return nil
 }
@@ -249,6 +257,7 @@ func (a *act) lookAgain() {
 	a.d.fenceMu.Lock()
 	delete(a.d.unfenced, a.op.Target)
 	a.d.fenceMu.Unlock()
+	a.d.remember(a.op.Target, a.op.State == string(OperationFailed))
 	a.d.look(a.op.Target)
 }
 

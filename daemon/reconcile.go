@@ -36,16 +36,50 @@ func (d *Daemon) reconcileLoop(ctx context.Context) {
 		case id = <-d.dirty:
 		case <-tick.C:
 		}
-		var err error
-		if id == "" {
-			err = d.converge(ctx)
-		} else {
-			err = d.reconcile(ctx, id)
+		if id != "" {
+			d.complain(ctx, "capsule "+id, d.reconcile(ctx, id))
+			continue
 		}
-		if err != nil && ctx.Err() == nil {
-			d.log.LogAttrs(ctx, slog.LevelWarn, "not reconciled, will try again", slog.String("capsule", id), slog.String("error", err.Error()))
+		err := d.converge(ctx)
+		d.complain(ctx, "full pass", err)
+		d.mu.Lock()
+		if d.amiss = ""; err != nil {
+			d.amiss = err.Error()
 		}
+		d.mu.Unlock()
 	}
+}
+
+// complain logs what will be tried again.
+func (d *Daemon) complain(ctx context.Context, what string, err error) {
+	if err != nil && ctx.Err() == nil {
+		d.log.LogAttrs(ctx, slog.LevelWarn, "not reconciled, will try again", slog.String("what", what), slog.String("error", err.Error()))
+	}
+}
+
+// failure is when a capsule may be tried again by the reconciler whose last operation failed.
+type failure struct {
+	next  time.Time
+	pause time.Duration
+}
+
+// remember notes how an operation on a capsule ended: after each failure the reconciler waits twice as long, up to
+// an hour, before it begins one by itself.
+func (d *Daemon) remember(id string, failed bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !failed {
+		delete(d.failures, id)
+		return
+	}
+	pause := min(max(2*d.failures[id].pause, time.Second), time.Hour)
+	d.failures[id] = failure{time.Now().Add(pause), pause}
+}
+
+func (d *Daemon) tooSoon(id string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return time.Now().Before(d.failures[id].next)
 }
 
 // verdict is what the reconciler makes of one capsule: the operation that brings its record and its domain
@@ -89,7 +123,8 @@ func (d *Daemon) reconcile(ctx context.Context, id string) error {
 	var c store.Capsule
 	err = d.store.View(ctx, func(tx *store.Tx) (err error) { c, err = tx.Capsule(id); return err })
 	if errors.Is(err, store.ErrNotFound) {
-		return d.reconcileStray(ctx, id, o, present)
+		_, err := d.reconcileStray(ctx, id, o, present)
+		return err
 	}
 	if err != nil {
 		return err
@@ -100,8 +135,8 @@ func (d *Daemon) reconcile(ctx context.Context, id string) error {
 // settleOne brings one record and its domain together. An operation under way is left alone: it is looked at when it ends.
 func (d *Daemon) settleOne(ctx context.Context, c store.Capsule, o domain.Observed, present bool) error {
 	v := judge(c.State, o, present)
-	if v.kind == "" {
-		return d.noticePause(ctx, c, o)
+	if v.kind == "" || d.tooSoon(c.ID) {
+		return nil
 	}
 	argument := ""
 	if v.cause != "" {
@@ -118,46 +153,41 @@ func (d *Daemon) settleOne(ctx context.Context, c store.Capsule, o domain.Observ
 	return nil
 }
 
-const pausedCause = "paused by an error of its disk: the host's disk may be full"
-
-// noticePause says of a running capsule that it stands still, and takes it back when it runs again.
-func (d *Daemon) noticePause(ctx context.Context, c store.Capsule, o domain.Observed) error {
-	cause := c.Cause
-	switch {
-	case c.State == Running && o.State == domain.Paused && o.Reason == domain.ReasonIOError:
-		cause = pausedCause
-	case c.State == Running && o.State == domain.Running && c.Cause == pausedCause:
-		cause = ""
-	}
-	if cause == c.Cause {
-		return nil
-	}
-	return d.store.Update(ctx, func(tx *store.Tx) error { return tx.SetCause(c.ID, cause) })
-}
-
-// reconcileStray ends a domain whose capsule was deleted. One that no record ever named is not ours to end: it may be
-// another daemon's, or the records may be an old backup.
-func (d *Daemon) reconcileStray(ctx context.Context, record string, o domain.Observed, present bool) error {
+// reconcileStray ends a domain whose capsule was deleted. One that no record ever named is not ours to end, for it may
+// be that the records are an old backup: it is a stranger, and closed by the firewall.
+func (d *Daemon) reconcileStray(ctx context.Context, record string, o domain.Observed, present bool) (stranger bool, err error) {
 	if !present || o.Record != record {
-		return nil
+		return false, nil
 	}
-	ever := false
-	if err := d.store.View(ctx, func(tx *store.Tx) (err error) { ever, _, err = tx.CapsuleWas(record); return err }); err != nil || !ever {
-		return err
+	ever, lives := false, false
+	if err := d.store.View(ctx, func(tx *store.Tx) (err error) { ever, lives, err = tx.CapsuleWas(record); return err }); err != nil || lives {
+		return false, err
+	}
+	if !ever {
+		d.log.LogAttrs(ctx, slog.LevelError, "a domain bears our mark that no record ever named; it is left alone, and closed: are these the right records?",
+			slog.String("domain", o.Name), slog.String("record", record))
+		return true, nil
 	}
 	d.log.LogAttrs(ctx, slog.LevelWarn, "domain of a deleted capsule ended", slog.String("domain", o.Name))
 	if err := d.domains.Destroy(ctx, o.ID); err != nil {
-		return err
+		return false, err
 	}
-	return d.domains.Undefine(ctx, o.ID)
+	return false, d.domains.Undefine(ctx, o.ID)
 }
 
-// converge is the full pass: network, leases, firewall, files and every capsule.
+// converge is the full pass: firewall, network and every capsule, then the upkeep that nothing else waits for. The
+// error says what is amiss on the host; the trouble of one capsule or of the upkeep is logged.
 func (d *Daemon) converge(ctx context.Context) error {
+	if err := d.mendFence(ctx); err != nil {
+		return err
+	}
 	if err := d.hyper.Connected(); err != nil {
 		return err
 	}
 	if err := d.hyper.EnsureNetwork(ctx, d.opt.Network); err != nil {
+		return err
+	}
+	if err := d.fences.GuardBridge(ctx); err != nil {
 		return err
 	}
 	// Observed before the records are read: what is observed then has its record already.
@@ -169,31 +199,32 @@ func (d *Daemon) converge(ctx context.Context) error {
 	if err := d.store.View(ctx, func(tx *store.Tx) (err error) { capsules, err = tx.Capsules(); return err }); err != nil {
 		return err
 	}
-	errs := []error{
-		d.fences.GuardBridge(ctx),
-		d.mendFence(ctx),
-		d.mendLeases(ctx),
-		d.sweep(ctx),
-	}
 	known := make(map[domain.ID]bool, len(capsules))
 	for _, c := range capsules {
 		id := domain.ID(c.ID)
 		known[id] = true
 		o, present := seen[id]
-		errs = append(errs, d.settleOne(ctx, c, o, present))
+		d.complain(ctx, "capsule "+c.ID, d.settleOne(ctx, c, o, present))
 		if c.State == Failed && !c.Provisioned && present {
-			errs = append(errs, d.clearUnmade(ctx, c))
+			d.complain(ctx, "capsule "+c.ID, d.clearUnmade(ctx, c))
 		}
 	}
+	strangers := 0
 	for id, o := range seen {
 		if !known[id] {
-			errs = append(errs, d.reconcileStray(ctx, string(id), o, true))
+			stranger, err := d.reconcileStray(ctx, string(id), o, true)
+			d.complain(ctx, "domain "+o.Name, err)
+			if stranger {
+				strangers++
+			}
 		}
 	}
-	errs = append(errs, d.store.Update(ctx, func(tx *store.Tx) error { return tx.PruneOperations(time.Now().Add(-operationsKept)) }))
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
+	d.metrics.unexplained.WithLabelValues("domain").Set(float64(strangers))
+	d.complain(ctx, "leases", d.mendLeases(ctx))
+	d.complain(ctx, "sweep", d.sweep(ctx))
+	d.complain(ctx, "old operations", d.store.Update(ctx, func(tx *store.Tx) error {
+		return tx.PruneOperations(time.Now().Add(-operationsKept))
+	}))
 	d.metrics.reconciled.SetToCurrentTime()
 	return nil
 }
@@ -233,6 +264,30 @@ func (d *Daemon) refence(ctx context.Context) error {
 		all = append(all, b)
 	}
 	return d.fences.Apply(ctx, all)
+}
+
+// fenceWatch is how often the firewall is compared with what it should be; while nobody changes a rule the kernel is
+// asked for one number.
+const fenceWatch = time.Second
+
+// watchFence restores what others change, whatever else the daemon waits for.
+func (d *Daemon) watchFence(ctx context.Context) {
+	tick := time.NewTicker(fenceWatch)
+	defer tick.Stop()
+	for said := ""; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		err := d.mendFence(ctx)
+		if err == nil || err.Error() != said {
+			d.complain(ctx, "firewall", err)
+		}
+		if said = ""; err != nil {
+			said = err.Error()
+		}
+	}
 }
 
 // mendFence restores what others changed.
@@ -319,7 +374,7 @@ func (d *Daemon) sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.metrics.unexplained.Set(float64(unexplained))
+	d.metrics.unexplained.WithLabelValues("directory").Set(float64(unexplained))
 	removed, err := d.images.Sweep(ctx, digests, keep)
 	for _, r := range removed {
 		d.log.LogAttrs(ctx, slog.LevelInfo, "swept", slog.String("what", r))

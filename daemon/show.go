@@ -75,7 +75,10 @@ func (d *Daemon) capsules(ctx context.Context, c Caller, read func(*store.Tx) ([
 			continue
 		}
 		v := d.describe(r, s, members[r.ID])
-		v.Observed = seen(r.ID)
+		now := seen(r.ID)
+		if v.Observed = now.word; v.Cause == "" && r.State == Running {
+			v.Cause = now.cause
+		}
 		v.CallerGlobalTOU, v.CallerHasKey = user.TOU, user.HasKey
 		out = append(out, v)
 	}
@@ -99,7 +102,7 @@ func (d *Daemon) describe(r store.Capsule, s standing, members []Member) Capsule
 
 // observe asks libvirt about the domains of some records, and returns what it says of each. When it does not
 // answer, that is what is said: unknown is not off.
-func (d *Daemon) observe(ctx context.Context, records []store.Capsule) func(id string) string {
+func (d *Daemon) observe(ctx context.Context, records []store.Capsule) func(id string) observed {
 	ctx, cancel := context.WithTimeout(ctx, observeLimit)
 	defer cancel()
 	seen := map[domain.ID]domain.Observed{}
@@ -114,17 +117,24 @@ func (d *Daemon) observe(ctx context.Context, records []store.Capsule) func(id s
 	} else if err == nil && len(records) > 1 {
 		seen, err = d.domains.Observe(ctx)
 	}
-	return func(id string) string {
+	return func(id string) observed {
 		if err != nil {
-			return "unknown"
+			return observed{word: "unknown"}
 		}
 		o, ok := seen[domain.ID(id)]
 		if !ok {
-			return "absent"
+			return observed{word: "absent"}
 		}
-		return words[o.State]
+		now := observed{word: words[o.State]}
+		if o.State == domain.Paused && o.Reason == domain.ReasonIOError {
+			now.cause = "paused by an error of its disk: the host's disk may be full"
+		}
+		return now
 	}
 }
+
+// observed is what libvirt says of a domain now, in the words of the API, and why it stands still.
+type observed struct{ word, cause string }
 
 var words = map[domain.RunState]string{
 	domain.Unknown: "unknown", domain.Off: "off", domain.Running: "running", domain.Paused: "paused",

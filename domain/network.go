@@ -115,7 +115,7 @@ func replaceNetwork(c *libvirt.Connect, net *libvirt.Network, n Network) error {
 	}
 	// Read from the document: virNetworkGetMetadata is of libvirt 9.7.
 	if old.Metadata == nil || !strings.Contains(old.Metadata.XML, metadataURI) {
-		return fmt.Errorf("%w: it exists, differs, and is not ours", ErrConflict)
+		return fmt.Errorf("%w: it exists, differs, and is not ours: choose another network.name, or remove it (virsh net-destroy, net-undefine)", ErrConflict)
 	}
 	active, err := net.IsActive()
 	if err != nil {

@@ -136,11 +136,6 @@ func (t *Tx) MoveCapsule(id string, from []State, to State, mode Mode, cause str
 		WHERE id = ? AND deleted_at IS NULL AND state IN (`+marks(len(from))+`)`, args...)
 }
 
-// SetCause changes why a capsule is in its state, and nothing else.
-func (t *Tx) SetCause(id, cause string) error {
-	return t.one(ErrNotFound, `UPDATE capsules SET cause = ? WHERE id = ? AND deleted_at IS NULL`, cause, id)
-}
-
 // MarkProvisioned notes that everything the capsule owns was made.
 func (t *Tx) MarkProvisioned(id string) error {
 	return t.one(ErrNotFound, `UPDATE capsules SET provisioned = 1 WHERE id = ?`, id)

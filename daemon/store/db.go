@@ -18,6 +18,8 @@ var (
 	ErrStale = errors.New("record has moved on")
 	// ErrTaken means that a unique thing (name, port, address, the one operation of a target) has a holder.
 	ErrTaken = errors.New("taken")
+	// ErrFull means that the disk has no room for the change.
+	ErrFull = errors.New("no room on the disk for the records")
 )
 
 // DB is the open record store. It is safe for concurrent use.
@@ -50,7 +52,7 @@ func Open(ctx context.Context, path string) (*DB, error) {
 	db := &DB{write: write, read: read}
 	if err := db.migrate(ctx); err != nil {
 		db.Close()
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return db, nil
 }
@@ -87,14 +89,14 @@ func (db *DB) View(ctx context.Context, f func(*Tx) error) error { return run(ct
 func run(ctx context.Context, pool *sql.DB, f func(*Tx) error) error {
 	tx, err := pool.BeginTx(ctx, nil)
 	if err != nil {
-		return fmt.Errorf("store: begin: %w", err)
+		return wrap(err)
 	}
 	defer tx.Rollback() // after Commit it does nothing
 	if err := f(&Tx{ctx: ctx, tx: tx}); err != nil {
 		return err
 	}
 	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("store: commit: %w", err)
+		return wrap(err)
 	}
 	return nil
 }

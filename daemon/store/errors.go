@@ -7,7 +7,7 @@ import (
 	"github.com/mattn/go-sqlite3"
 )
 
-// wrap turns a broken uniqueness rule into ErrTaken and leaves every other error as it is.
+// wrap names the errors that callers tell apart, and those that an operator must act on.
 func wrap(err error) error {
 	if err == nil {
 		return nil
@@ -16,6 +16,12 @@ func wrap(err error) error {
 		switch e.ExtendedCode {
 		case sqlite3.ErrConstraintUnique, sqlite3.ErrConstraintPrimaryKey:
 			return fmt.Errorf("store: %w: %w", ErrTaken, err)
+		}
+		switch e.Code {
+		case sqlite3.ErrFull:
+			return fmt.Errorf("store: %w: %w", ErrFull, err)
+		case sqlite3.ErrCorrupt, sqlite3.ErrNotADB:
+			return fmt.Errorf("store: the records are damaged; stop the daemon and restore capsuled.db from a backup, without its -wal and -shm files: %w", err)
 		}
 	}
 	return fmt.Errorf("store: %w", err)

@@ -123,16 +123,27 @@ CREATE TABLE audit (
 CREATE TRIGGER audit_keep BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END;
 CREATE TRIGGER audit_fixed BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END;
 `,
+	// 2: the settings that records depend on
+	`CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;`,
 }
 
 func (db *DB) migrate(ctx context.Context) error {
+	var version int
+	read := func(t *Tx) error {
+		return wrap(t.tx.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version))
+	}
+	if err := db.View(ctx, read); err != nil {
+		return err
+	}
+	if version > len(migrations) {
+		return fmt.Errorf("store: schema version %d is newer than this daemon's %d: run the newer daemon, or restore a backup", version, len(migrations))
+	}
+	if version == len(migrations) {
+		return nil // nothing is written: a full disk must not keep the daemon from its capsules
+	}
 	return db.Update(ctx, func(t *Tx) error {
-		var version int
-		if err := t.tx.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
-			return fmt.Errorf("store: schema version: %w", err)
-		}
-		if version > len(migrations) {
-			return fmt.Errorf("store: schema version %d is newer than this daemon's %d: run the newer daemon, or restore a backup", version, len(migrations))
+		if err := read(t); err != nil {
+			return err
 		}
 		for ; version < len(migrations); version++ {
 			if _, err := t.exec(migrations[version]); err != nil {
