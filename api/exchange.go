@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"log/slog"
+	"net"
 	"net/http"
 	"regexp"
 	"runtime/debug"
@@ -66,6 +67,9 @@ func (s *Server) track(w http.ResponseWriter, r *http.Request) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 	h.Set("Referrer-Policy", "no-referrer")
+	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && s.scarce(local.Network()) {
+		h.Set("Connection", "close")
+	}
 
 	s.metrics.inFlight.Inc()
 	defer s.metrics.inFlight.Dec()

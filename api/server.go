@@ -143,6 +143,10 @@ func (s *Server) noteConnection(conn net.Conn, state http.ConnState) {
 	}
 }
 
+// scarce says whether half of the connections of a network are taken. Then a reply ends its connection: a client without
+// identity could keep every slot with one request each, and idle on them.
+func (s *Server) scarce(network string) bool { return 2*len(s.slots[network]) > cap(s.slots[network]) }
+
 // limit is a listener that hands out no more connections than there are slots. One more is accepted and waits unread;
 // the rest wait in the kernel's queue.
 type limit struct {

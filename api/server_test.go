@@ -202,30 +202,54 @@ func TestHeaderLimit(t *testing.T) {
 // Over the limit a connection waits, is served when another ends, and does not keep local administrators out.
 func TestConnectionLimit(t *testing.T) {
 	h := start(t, func(o *api.Options) { o.MaxConnections = 2 })
+	entered, leave := make(chan struct{}), make(chan struct{})
+	h.set(func(f *fakeDaemon) { f.before = func(context.Context) { entered <- struct{}{}; <-leave } })
 	addr := strings.TrimPrefix(h.tcpURL, "http://")
 	conns := make([]net.Conn, 3)
-	for i := range conns {
+	token := bearerOf(t, map[string]any{"sub": "alice"})
+	for i, path := range []string{"/listvms", "/listvms", "/healthz"} {
 		conns[i] = must[net.Conn](t)(net.Dial("tcp", addr))
 		defer conns[i].Close()
+		fmt.Fprintf(conns[i], "GET %s HTTP/1.1\r\nHost: x\r\n%s\r\n\r\n", path, token)
+		if i < 2 {
+			<-entered // under way, so that it keeps its slot
+		}
 	}
-	ask := func(c net.Conn) { fmt.Fprint(c, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n") }
-	read := func(c net.Conn) {
-		t.Helper()
+	if a := h.local(t, "GET", "/metrics", ""); !strings.Contains(a.body, `capsuled_api_connections{network="tcp"} 2`+"\n") {
+		t.Errorf("not two connections:\n%s", a.body)
+	}
+	close(leave)
+	for _, c := range conns {
 		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 		if err != nil || resp.StatusCode != 200 {
 			t.Fatal(resp, err)
 		}
 	}
-	for _, c := range conns {
-		ask(c)
+}
+
+// Clients without identity cannot keep the others out by idling on connections that have been answered.
+func TestIdleConnectionsMakeRoom(t *testing.T) {
+	h := start(t, func(o *api.Options) { o.MaxConnections = 4 })
+	addr := strings.TrimPrefix(h.tcpURL, "http://")
+	kept := 0
+	for range 12 { // three times what there is room for, and none of them hangs up
+		conn := must[net.Conn](t)(net.Dial("tcp", addr))
+		defer conn.Close()
+		if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprint(conn, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil || resp.StatusCode != 200 {
+			t.Fatal(resp, err)
+		}
+		if !resp.Close {
+			kept++
+		}
 	}
-	read(conns[0])
-	read(conns[1])
-	if a := h.local(t, "GET", "/metrics", ""); !strings.Contains(a.body, `capsuled_api_connections{network="tcp"} 2`+"\n") {
-		t.Errorf("not two connections:\n%s", a.body)
+	if kept != 2 {
+		t.Errorf("%d connections are kept, and half of 4 should be", kept)
 	}
-	conns[0].Close()
-	read(conns[2])
 }
 
 func TestSlowHeadersAreCut(t *testing.T) {
