@@ -68,6 +68,8 @@ func TestTokensRefused(t *testing.T) {
 	parts := strings.Split(good, ".")
 	with := func(k string, v any) string { return bearerOf(t, map[string]any{"sub": "alice", k: v}) }
 	bearer := func(token string) string { return "Authorization: Bearer " + token }
+	critical := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"sub": "alice", "exp": now.Add(time.Hour).Unix()})
+	critical.Header["crit"], critical.Header["bound"] = []string{"bound"}, "elsewhere"
 	for name, head := range map[string][]string{
 		"none at all":             nil,
 		"identity headers alone":  {"htrc-remote-user: alice", "htrc-remote-user-email: a@example.org"},
@@ -85,6 +87,7 @@ func TestTokensRefused(t *testing.T) {
 		"RS256":                   {bearer(sign(t, alice, jwt.SigningMethodRS256, key))},
 		"none as algorithm":       {bearer(sign(t, alice, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType))},
 		"none by hand":            {bearer(base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none"}`)) + "." + parts[1] + ".")},
+		"critical extension":      {bearer(must[string](t)(critical.SignedString([]byte(secret))))},
 		"no signature":            {bearer(parts[0] + "." + parts[1] + ".")},
 		"another's claims":        {bearer(parts[0] + "." + base64.RawURLEncoding.EncodeToString([]byte(`{"sub":"boss","exp":99999999999}`)) + "." + parts[2])},
 		"expired":                 {with("exp", now.Add(-time.Minute).Unix())},

@@ -61,7 +61,13 @@ func (t *tokens) verify(token string) (daemon.Caller, error) {
 		return daemon.Caller{}, &daemon.Error{Code: daemon.Unavailable, Message: "identities cannot be verified now", Err: err}
 	}
 	var c claims
-	if _, err := t.parser.ParseWithClaims(token, &c, func(*jwt.Token) (any, error) { return secret, nil }); err != nil {
+	key := func(parsed *jwt.Token) (any, error) {
+		if _, ok := parsed.Header["crit"]; ok { // extensions that must be understood, and none is (RFC 7515, section 4.1.11)
+			return nil, jwt.ErrTokenUnverifiable
+		}
+		return secret, nil
+	}
+	if _, err := t.parser.ParseWithClaims(token, &c, key); err != nil {
 		return daemon.Caller{}, unauthorized(err, "the token is not valid, or no longer")
 	}
 	caller, err := c.caller()
