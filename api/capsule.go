@@ -1,6 +1,7 @@
 package api
 
 import (
+	"fmt"
 	"net/http"
 
 	"github.com/capsuled/capsuled/api/wire"
@@ -12,20 +13,20 @@ import (
 var (
 	createParams = params{
 		{name: "imageid", required: true, check: matching(`[A-Za-z0-9._-]{1,128}`, "1 to 128 letters, digits, dots, dashes or underscores")},
-		{name: "loginusername", required: true, check: matching(`[A-Za-z0-9._-]{1,32}`, "1 to 32 letters, digits, dots, dashes or underscores")},
-		{name: "loginpassword", required: true, check: matching(`[ -~]{1,8}`, "1 to 8 printable ASCII characters")},
-		{name: "memory", check: number(64, 4<<20)},
-		{name: "vcpu", check: number(1, 256)},
+		{name: "loginusername", required: true, check: matching(fmt.Sprintf(`[A-Za-z0-9._-]{1,%d}`, daemon.MaxLoginUser), fmt.Sprintf("1 to %d letters, digits, dots, dashes or underscores", daemon.MaxLoginUser))},
+		{name: "loginpassword", required: true, check: matching(fmt.Sprintf(`[!-~]{1,%d}`, daemon.MaxPassword), fmt.Sprintf("1 to %d printable ASCII characters without spaces", daemon.MaxPassword))},
+		{name: "memory", check: number(daemon.MinMemoryMB, daemon.MaxMemoryMB)},
+		{name: "vcpu", check: number(1, daemon.MaxVCPUs)},
 		{name: "type", check: oneOf(string(daemon.Demo), string(daemon.Research), string(daemon.ResearchFull))},
 		{name: "consent", check: flag},
 		{name: "full_access", check: flag},
-		{name: "title", check: line(0, 256)},
-		{name: "desc_nature", check: text(2048)},
-		{name: "desc_requirement", check: text(2048)},
-		{name: "desc_links", check: text(2048)},
-		{name: "desc_outside_data", check: text(2048)},
-		{name: "rr_data_files", check: text(2048)},
-		{name: "rr_result_usage", check: text(2048)},
+		{name: "title", check: line(0, daemon.MaxTitle)},
+		{name: "desc_nature", check: text(daemon.MaxText)},
+		{name: "desc_requirement", check: text(daemon.MaxText)},
+		{name: "desc_links", check: text(daemon.MaxText)},
+		{name: "desc_outside_data", check: text(daemon.MaxText)},
+		{name: "rr_data_files", check: text(daemon.MaxText)},
+		{name: "rr_result_usage", check: text(daemon.MaxText)},
 	}
 	vmidParams = params{{name: "vmid", required: true, check: canonicalUUID}}
 	showParams = params{{name: "vmid", check: canonicalUUID}}

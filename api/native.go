@@ -138,11 +138,11 @@ var newImageChecks = []struct {
 	check check
 	value func(*wire.NewImage) *string
 }{
-	{"name", line(1, 128), func(n *wire.NewImage) *string { return &n.Name }},
-	{"description", text(1024), func(n *wire.NewImage) *string { return &n.Description }},
-	{"path", line(1, 512), func(n *wire.NewImage) *string { return &n.Path }},
-	{"login_user", line(0, 32), func(n *wire.NewImage) *string { return &n.LoginUser }},
-	{"login_password", line(0, 128), func(n *wire.NewImage) *string { return &n.LoginPassword }},
+	{"name", line(1, daemon.MaxImageName), func(n *wire.NewImage) *string { return &n.Name }},
+	{"description", text(daemon.MaxImageDescription), func(n *wire.NewImage) *string { return &n.Description }},
+	{"path", line(1, daemon.MaxImagePath), func(n *wire.NewImage) *string { return &n.Path }},
+	{"login_user", line(0, daemon.MaxLoginUser), func(n *wire.NewImage) *string { return &n.LoginUser }},
+	{"login_password", line(0, daemon.MaxImagePassword), func(n *wire.NewImage) *string { return &n.LoginPassword }},
 }
 
 func readNewImage(w http.ResponseWriter, r *http.Request) (daemon.NewImage, error) {

@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/google/uuid"
@@ -75,12 +74,9 @@ func (d *Daemon) roomFor(n NewCapsule) error {
 
 // draft claims everything that a capsule needs, within the transaction that writes its record.
 func (d *Daemon) draft(tx *store.Tx, c Caller, n NewCapsule) (store.Capsule, error) {
-	image, err := tx.Image(n.ImageID)
-	if err == nil && !(image.Public || image.Owner == c.GUID || c.admin()) {
-		err = fmt.Errorf("not visible: %w", store.ErrNotFound)
-	}
+	image, err := visibleImage(tx, c, n.ImageID)
 	if err != nil {
-		return store.Capsule{}, missing(err, "no image %s", clip(n.ImageID))
+		return store.Capsule{}, err
 	}
 	if image.State != ImageActive {
 		return store.Capsule{}, errorf(Conflict, "image %s is %s: only an ACTIVE image can be used", image.ID, image.State)
@@ -99,6 +95,7 @@ func (d *Daemon) draft(tx *store.Tx, c Caller, n NewCapsule) (store.Capsule, err
 		State: CreatePending, Mode: NotDefined, Type: n.Type, Owner: c.GUID, ImageID: image.ID,
 		VCPUs: n.VCPUs, MemoryMB: n.MemoryMB, VolumeGB: d.opt.VolumeGB, SpoolGB: d.opt.SpoolGB,
 		Generation: uuid.NewString(), LoginUser: n.LoginUser, LoginPassword: n.LoginPassword,
+		ImageUser: image.LoginUser, ImagePassword: image.LoginPassword,
 		Consent: n.Consent, About: n.About, CreatedAt: time.Now(), MAC: newMAC(),
 	}
 	for taken := true; taken; {

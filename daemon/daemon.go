@@ -186,7 +186,11 @@ func (d *Daemon) Run(ctx context.Context, say func(Readiness)) error {
 	d.mu.Lock()
 	d.base = ctx
 	d.mu.Unlock()
-	defer d.acts.Wait()
+	defer func() {
+		d.mu.Lock() // start looks at base under it: nothing is begun after this
+		defer d.acts.Wait()
+		defer d.mu.Unlock()
+	}()
 
 	if err := d.checkRecords(ctx); err != nil {
 		return err

@@ -60,13 +60,16 @@ func (d *Daemon) newOperation(p *procedure, c Caller, target, owner, argument st
 	return op
 }
 
-// start carries an operation out whose intent is on disk.
-func (d *Daemon) start(op store.Operation) *act {
+// start carries an operation out whose intent is on disk. When the daemon is stopping it leaves that to the next one.
+func (d *Daemon) start(op store.Operation) {
 	a := &act{d: d, proc: d.procedures[op.Kind], op: op, ended: make(chan struct{})}
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	ctx := d.base
+	if ctx == nil || ctx.Err() != nil {
+		return
+	}
 	d.live[op.ID] = a
-	d.mu.Unlock()
 	d.acts.Go(func() {
 		a.run(ctx)
 		d.mu.Lock()
@@ -77,7 +80,6 @@ func (d *Daemon) start(op store.Operation) *act {
 			a.proc.after(a)
 		}
 	})
-	return a
 }
 
 // resume takes up every operation that was open when the daemon ended, from its first step.
@@ -86,12 +88,14 @@ func (d *Daemon) resume(ctx context.Context) error {
 	if err := d.store.View(ctx, func(tx *store.Tx) (err error) { open, err = tx.OpenOperations(); return err }); err != nil {
 		return err
 	}
+	for _, op := range open { // all before any: when it fails it is tried again, and must then have begun nothing
+		if d.procedures[op.Kind] == nil {
+			return fmt.Errorf("daemon: operation %s is of a kind this version does not know: %q", op.ID, op.Kind)
+		}
+	}
 	for _, op := range open {
 		if _, _, live := d.current(op.ID); live {
 			continue // the full pass before began it
-		}
-		if d.procedures[op.Kind] == nil {
-			return fmt.Errorf("daemon: operation %s is of a kind this version does not know: %q", op.ID, op.Kind)
 		}
 		d.log.LogAttrs(ctx, slog.LevelInfo, "operation resumed", slog.String("operation", op.ID), slog.String("kind", op.Kind), slog.String("target", op.Target))
 		d.start(op)

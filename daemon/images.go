@@ -17,10 +17,12 @@ import (
 	"github.com/capsuled/capsuled/imagestore"
 )
 
+// Bounds of an image record's texts, in characters.
 const (
-	maxImageName        = 128  // contract section 8, imagename
-	maxImageDescription = 1024 // contract section 8, imagedescription
-	maxImagePassword    = 128
+	MaxImageName        = 128  // contract section 8, imagename
+	MaxImageDescription = 1024 // contract section 8, imagedescription
+	MaxImagePassword    = 128
+	MaxImagePath        = 4096 // PATH_MAX
 )
 
 // importing is the argument of image-add.
@@ -69,10 +71,10 @@ func (d *Daemon) AddImage(ctx context.Context, c Caller, n NewImage) (v Image, o
 
 func (n NewImage) validate() error {
 	for _, err := range []error{
-		text("name", n.Name, 1, maxImageName, "printable text on one line", lineRune),
-		text("description", n.Description, 0, maxImageDescription, "printable text", textRune),
-		text("login_user", n.LoginUser, 0, maxLoginUser, "a-z, A-Z, 0-9, '.', '_' and '-'", loginRune),
-		text("login_password", n.LoginPassword, 0, maxImagePassword, "printable ASCII", asciiRune),
+		text("name", n.Name, 1, MaxImageName, "printable text on one line", lineRune),
+		text("description", n.Description, 0, MaxImageDescription, "printable text", textRune),
+		text("login_user", n.LoginUser, 0, MaxLoginUser, "a-z, A-Z, 0-9, '.', '_' and '-'", loginRune),
+		text("login_password", n.LoginPassword, 0, MaxImagePassword, "printable ASCII", asciiRune),
 	} {
 		if err != nil {
 			return err
@@ -81,7 +83,7 @@ func (n NewImage) validate() error {
 	if _, err := uuid.Parse(n.Name); err == nil {
 		return errorf(Invalid, "name %q looks like an image id: choose another", n.Name)
 	}
-	if !filepath.IsAbs(n.Path) || len(n.Path) > 4096 || strings.ContainsRune(n.Path, 0) || !utf8.ValidString(n.Path) {
+	if !filepath.IsAbs(n.Path) || len(n.Path) > MaxImagePath || strings.ContainsRune(n.Path, 0) || !utf8.ValidString(n.Path) {
 		return errorf(Invalid, "path %q is not an absolute path on the host", clip(n.Path))
 	}
 	return nil
@@ -200,9 +202,8 @@ func (d *Daemon) imageDelete() *procedure {
 		kind: opImageDelete, load: loadImage,
 		steps: []step{{"remove", (*act).removeFile, nil}},
 		done:  func(tx *store.Tx, a *act) error { return tx.BuryImage(a.op.Target, ImageDeleted, time.Now()) },
-		fail: func(tx *store.Tx, a *act, _ *Error) error {
-			return tx.MoveImage(a.op.Target, ImageDeletePending, ImageActive, time.Now())
-		},
+		// Whatever is left of its bytes, no record names them: the sweep tries again.
+		fail: func(tx *store.Tx, a *act, _ *Error) error { return tx.BuryImage(a.op.Target, ImageDeleted, time.Now()) },
 	}
 }
 

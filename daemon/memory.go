@@ -30,7 +30,11 @@ func (d *Daemon) freeMemory(ctx context.Context, but string) (int64, error) {
 	err = d.store.View(ctx, func(tx *store.Tx) error {
 		all, err := tx.Capsules()
 		for _, c := range all {
-			if fenced[c.State] && c.ID != but { // it has a fence exactly while it may run
+			if c.ID == but || !fenced[c.State] { // it has a fence exactly while it may run
+				continue
+			}
+			// Of two that are launched at once, one must not see the other, or both would be refused.
+			if c.State != LaunchPending || c.ID < but {
 				unpromised -= footprint(c.MemoryMB)
 			}
 		}

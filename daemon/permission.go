@@ -13,6 +13,12 @@ var allowed = map[string][]Role{
 	opDelete: {OwnerController, Owner},
 }
 
+// hides says which capsules are as good as gone for a caller. One whose deletion failed is shown to administrators, who
+// can ask for it once more.
+func hides(c Caller, s State) bool {
+	return hidden[s] && !c.self && !(s == DeleteError && c.admin())
+}
+
 // standing is what a caller is to a capsule.
 type standing struct {
 	member Member // zero for an administrator without a role
@@ -54,7 +60,7 @@ func (d *Daemon) may(tx *store.Tx, c Caller, kind, id string) (store.Capsule, er
 		return capsule, err
 	}
 	s := stand(c, members)
-	if !s.known || hidden[capsule.State] && !c.self {
+	if !s.known || hides(c, capsule.State) {
 		return capsule, errorf(NotFound, "no capsule %s", id)
 	}
 	if c.admin() || s.full && slices.Contains(allowed[kind], s.member.Role) {

@@ -258,6 +258,11 @@ func (a *act) lookAgain() {
 	delete(a.d.unfenced, a.op.Target)
 	a.d.fenceMu.Unlock()
 	a.d.remember(a.op.Target, a.op.State == string(OperationFailed))
+	if a.op.Kind == opDelete { // deleted means destroyed: the password is not to be read in the log of the records
+		ctx, cancel := context.WithTimeout(context.Background(), stepLimit)
+		defer cancel()
+		a.d.complain(ctx, "checkpoint of the records", a.d.store.Checkpoint(ctx))
+	}
 	a.d.look(a.op.Target)
 }
 

@@ -26,12 +26,17 @@ func (d *Daemon) look(id string) {
 func (d *Daemon) reconcileLoop(ctx context.Context) {
 	tick := time.NewTicker(d.opt.ReconcileEvery)
 	defer tick.Stop()
+	events := d.hyper.Events()
 	for {
 		id := ""
 		select {
 		case <-ctx.Done():
 			return
-		case e := <-d.hyper.Events():
+		case e, open := <-events:
+			if !open {
+				events = nil // the connection is being closed for good
+				continue
+			}
 			id = string(e.ID)
 		case id = <-d.dirty:
 		case <-tick.C:
@@ -113,27 +118,24 @@ func judge(state State, o domain.Observed, present bool) verdict {
 	return verdict{opPoweroff, "its domain was found off: the host or libvirt was restarted"}
 }
 
-// reconcile looks at one capsule.
+// reconcile looks at one capsule, and begins what brings its record and its domain together. An operation under way is
+// left alone: the capsule is looked at again when it ends.
 func (d *Daemon) reconcile(ctx context.Context, id string) error {
+	// The record first: an observation that is older than the record says nothing of it.
+	var c store.Capsule
+	known := d.store.View(ctx, func(tx *store.Tx) (err error) { c, err = tx.Capsule(id); return err })
+	if known != nil && !errors.Is(known, store.ErrNotFound) {
+		return known
+	}
 	o, err := d.domains.ObserveOne(ctx, domain.ID(id))
 	present := err == nil
 	if err != nil && !errors.Is(err, domain.ErrNotFound) {
 		return err
 	}
-	var c store.Capsule
-	err = d.store.View(ctx, func(tx *store.Tx) (err error) { c, err = tx.Capsule(id); return err })
-	if errors.Is(err, store.ErrNotFound) {
+	if known != nil {
 		_, err := d.reconcileStray(ctx, id, o, present)
 		return err
 	}
-	if err != nil {
-		return err
-	}
-	return d.settleOne(ctx, c, o, present)
-}
-
-// settleOne brings one record and its domain together. An operation under way is left alone: it is looked at when it ends.
-func (d *Daemon) settleOne(ctx context.Context, c store.Capsule, o domain.Observed, present bool) error {
 	v := judge(c.State, o, present)
 	if v.kind == "" || d.tooSoon(c.ID) {
 		return nil
@@ -142,7 +144,7 @@ func (d *Daemon) settleOne(ctx context.Context, c store.Capsule, o domain.Observ
 	if v.cause != "" {
 		argument = encode(reason{v.cause})
 	}
-	_, err := d.begin(ctx, itself, v.kind, c.ID, argument)
+	_, err = d.begin(ctx, itself, v.kind, c.ID, argument, c.Version)
 	if e := classify(err); e != nil && (e.Code == Busy || e.Code == Conflict) {
 		return nil // it moved meanwhile, and will be looked at again
 	} else if e != nil {
@@ -168,11 +170,22 @@ func (d *Daemon) reconcileStray(ctx context.Context, record string, o domain.Obs
 			slog.String("domain", o.Name), slog.String("record", record))
 		return true, nil
 	}
-	d.log.LogAttrs(ctx, slog.LevelWarn, "domain of a deleted capsule ended", slog.String("domain", o.Name))
-	if err := d.domains.Destroy(ctx, o.ID); err != nil {
-		return false, err
+	return false, d.end(ctx, o.ID, "domain of a deleted capsule")
+}
+
+// end takes a domain away that no capsule has any more.
+func (d *Daemon) end(ctx context.Context, id domain.ID, why string) error {
+	err := d.domains.Destroy(ctx, id)
+	if err == nil {
+		err = d.domains.Undefine(ctx, id)
 	}
-	return false, d.domains.Undefine(ctx, o.ID)
+	if err != nil {
+		return err
+	}
+	d.log.LogAttrs(ctx, slog.LevelWarn, "domain ended", slog.String("domain", string(id)), slog.String("why", why))
+	return d.store.Update(ctx, func(tx *store.Tx) error {
+		return tx.Audit(auditRow(itself.GUID, itself.From, "", "end-domain", string(id), "succeeded", why))
+	})
 }
 
 // converge is the full pass: firewall, network and every capsule, then the upkeep that nothing else waits for. The
@@ -204,9 +217,12 @@ func (d *Daemon) converge(ctx context.Context) error {
 		id := domain.ID(c.ID)
 		known[id] = true
 		o, present := seen[id]
-		d.complain(ctx, "capsule "+c.ID, d.settleOne(ctx, c, o, present))
+		// What was seen in the crowd may be older than the record: what is not as recorded is looked at once more.
+		if judge(c.State, o, present).kind != "" {
+			d.complain(ctx, "capsule "+c.ID, d.reconcile(ctx, c.ID))
+		}
 		if c.State == Failed && !c.Provisioned && present {
-			d.complain(ctx, "capsule "+c.ID, d.clearUnmade(ctx, c))
+			d.complain(ctx, "capsule "+c.ID, d.end(ctx, id, "domain of a creation that failed"))
 		}
 	}
 	strangers := 0
@@ -231,14 +247,6 @@ func (d *Daemon) converge(ctx context.Context) error {
 
 // operationsKept is how long ended operations can be looked up; the audit trail keeps what they did for ever.
 const operationsKept = 30 * 24 * time.Hour
-
-// clearUnmade takes away what a failed creation could not undo while libvirt was away.
-func (d *Daemon) clearUnmade(ctx context.Context, c store.Capsule) error {
-	if err := d.domains.Destroy(ctx, domain.ID(c.ID)); err != nil {
-		return err
-	}
-	return d.domains.Undefine(ctx, domain.ID(c.ID))
-}
 
 // refence applies the bindings of every capsule that has one. What the records do not name is closed.
 func (d *Daemon) refence(ctx context.Context) error {

@@ -71,13 +71,16 @@ func (d *Daemon) capsules(ctx context.Context, c Caller, read func(*store.Tx) ([
 	out := make([]Capsule, 0, len(records))
 	for _, r := range records {
 		s := stand(c, members[r.ID])
-		if !s.known || hidden[r.State] {
+		if !s.known || hides(c, r.State) {
 			continue
 		}
 		v := d.describe(r, s, members[r.ID])
 		now := seen(r.ID)
-		if v.Observed = now.word; v.Cause == "" && r.State == Running {
+		if v.Observed = now.word; v.Cause == "" && v.State == Running {
 			v.Cause = now.cause
+		}
+		if v.Redacted {
+			v.Observed = ""
 		}
 		v.CallerGlobalTOU, v.CallerHasKey = user.TOU, user.HasKey
 		out = append(out, v)
@@ -87,16 +90,23 @@ func (d *Daemon) capsules(ctx context.Context, c Caller, read func(*store.Tx) ([
 
 // describe is a record as one caller sees it.
 func (d *Daemon) describe(r store.Capsule, s standing, members []Member) Capsule {
+	if !s.full { // what may not be known does not leave this room
+		return Capsule{
+			ID: r.ID, CreatedAt: r.CreatedAt, State: State(NotDefined), Mode: NotDefined, Members: members,
+			CallerRole: s.member.Role, CallerTOU: s.member.TOU, CallerFullAccess: s.member.FullAccess,
+			CapsuleFullAccess: s.owner.FullAccess, Redacted: true,
+		}
+	}
 	memory, _ := totalMemory()
 	return Capsule{
 		ID: r.ID, Key: r.Key, CreatedAt: r.CreatedAt, State: r.State, Mode: r.Mode, Cause: r.Cause, Type: r.Type,
 		ImageID: r.ImageID, ImageName: r.Image.Name,
 		VCPUs: r.VCPUs, MemoryMB: r.MemoryMB, VolumeGB: r.VolumeGB, SSHPort: r.SSHPort, VNCPort: r.VNCPort,
-		LoginUser: r.LoginUser, LoginPassword: r.LoginPassword, ImageUser: r.Image.LoginUser, ImagePassword: r.Image.LoginPassword,
+		LoginUser: r.LoginUser, LoginPassword: r.LoginPassword, ImageUser: r.ImageUser, ImagePassword: r.ImagePassword,
 		Consent: r.Consent, About: r.About, Members: members,
 		Host: d.opt.Host, PublicIP: d.opt.PublicIP, HostCPUs: runtime.NumCPU(), HostMemoryGB: int(memory >> 30),
 		CallerRole: s.member.Role, CallerTOU: s.member.TOU, CallerFullAccess: s.member.FullAccess,
-		CapsuleFullAccess: s.owner.FullAccess, Redacted: !s.full,
+		CapsuleFullAccess: s.owner.FullAccess,
 	}
 }
 

@@ -10,15 +10,15 @@ import (
 	"github.com/google/uuid"
 )
 
-// Bounds of what a caller may ask for, whatever the quota.
+// Bounds of what a caller may ask for, whatever the quota. Codecs name them too, and have none of their own.
 const (
-	maxVCPUs     = 256       // q35's limit without an IOMMU is 255; libvirt refuses what the host's QEMU cannot
-	minMemoryMB  = 64        // no kernel boots in less
-	maxMemoryMB  = 4_194_304 // 4 TiB
-	maxPassword  = 8         // VNC authentication is DES with an 8-byte key (RFC 6143, section 7.2.2)
-	maxLoginUser = 32
-	maxTitle     = 256
-	maxText      = 2048
+	MaxVCPUs     = 256       // q35's limit without an IOMMU is 255; libvirt refuses what the host's QEMU cannot
+	MinMemoryMB  = 64        // no kernel boots in less
+	MaxMemoryMB  = 4_194_304 // 4 TiB
+	MaxPassword  = 8         // VNC authentication is DES with an 8-byte key (RFC 6143, section 7.2.2)
+	MaxLoginUser = 32
+	MaxTitle     = 256
+	MaxText      = 2048
 )
 
 // validate checks what a caller gave and fills in the contract's defaults.
@@ -36,11 +36,11 @@ func (d *Daemon) validate(c Caller, n NewCapsule) (NewCapsule, error) {
 		return n, errorf(Invalid, "imageid %q is not an image id: a UUID such as 6f1c7a52-0b5e-4c64-9a53-0d2f5d1f7a10 is", clip(n.ImageID))
 	}
 	n.ImageID = strings.ToLower(n.ImageID)
-	if n.VCPUs < 1 || n.VCPUs > maxVCPUs {
-		return n, errorf(Invalid, "vcpu is %d: it must be 1 to %d", n.VCPUs, maxVCPUs)
+	if n.VCPUs < 1 || n.VCPUs > MaxVCPUs {
+		return n, errorf(Invalid, "vcpu is %d: it must be 1 to %d", n.VCPUs, MaxVCPUs)
 	}
-	if n.MemoryMB < minMemoryMB || n.MemoryMB > maxMemoryMB {
-		return n, errorf(Invalid, "memory is %d: it must be %d to %d (MB)", n.MemoryMB, minMemoryMB, maxMemoryMB)
+	if n.MemoryMB < MinMemoryMB || n.MemoryMB > MaxMemoryMB {
+		return n, errorf(Invalid, "memory is %d: it must be %d to %d (MB)", n.MemoryMB, MinMemoryMB, MaxMemoryMB)
 	}
 	if !slices.Contains([]Type{Demo, Research, ResearchFull}, n.Type) {
 		return n, errorf(Invalid, "type %q is unknown: it must be %s, %s or %s", clip(string(n.Type)), Demo, Research, ResearchFull)
@@ -49,10 +49,10 @@ func (d *Daemon) validate(c Caller, n NewCapsule) (NewCapsule, error) {
 	if (n.Type == ResearchFull || n.FullAccess != nil && *n.FullAccess) && !c.admin() {
 		return n, errorf(Forbidden, "full access is granted by an administrator: create the capsule as %s and request it", Research)
 	}
-	if err := text("loginusername", n.LoginUser, 1, maxLoginUser, "a-z, A-Z, 0-9, '.', '_' and '-'", loginRune); err != nil {
+	if err := text("loginusername", n.LoginUser, 1, MaxLoginUser, "a-z, A-Z, 0-9, '.', '_' and '-'", loginRune); err != nil {
 		return n, err
 	}
-	if err := text("loginpassword", n.LoginPassword, 1, maxPassword, "printable ASCII", asciiRune); err != nil {
+	if err := text("loginpassword", n.LoginPassword, 1, MaxPassword, "printable ASCII", asciiRune); err != nil {
 		return n, err
 	}
 	return n, validateAbout(n.About)
@@ -66,13 +66,13 @@ func validateAbout(a About) error {
 		rule  string
 		valid func(rune) bool
 	}{
-		{"title", a.Title, maxTitle, "printable text on one line", lineRune},
-		{"desc_nature", a.DescNature, maxText, "printable text", textRune},
-		{"desc_requirement", a.DescRequirement, maxText, "printable text", textRune},
-		{"desc_links", a.DescLinks, maxText, "printable text", textRune},
-		{"desc_outside_data", a.DescOutsideData, maxText, "printable text", textRune},
-		{"rr_data_files", a.RRDataFiles, maxText, "printable text", textRune},
-		{"rr_result_usage", a.RRResultUsage, maxText, "printable text", textRune},
+		{"title", a.Title, MaxTitle, "printable text on one line", lineRune},
+		{"desc_nature", a.DescNature, MaxText, "printable text", textRune},
+		{"desc_requirement", a.DescRequirement, MaxText, "printable text", textRune},
+		{"desc_links", a.DescLinks, MaxText, "printable text", textRune},
+		{"desc_outside_data", a.DescOutsideData, MaxText, "printable text", textRune},
+		{"rr_data_files", a.RRDataFiles, MaxText, "printable text", textRune},
+		{"rr_result_usage", a.RRResultUsage, MaxText, "printable text", textRune},
 	} {
 		if f.value == nil {
 			continue

@@ -39,11 +39,15 @@ func (d *Daemon) ask(ctx context.Context, c Caller, kind, id string) (op Operati
 	if err := d.accepting(); err != nil {
 		return op, err
 	}
-	return d.begin(ctx, c, kind, id, "")
+	return d.begin(ctx, c, kind, id, "", anyVersion)
 }
 
-// begin writes the intent of an operation on a capsule and starts it.
-func (d *Daemon) begin(ctx context.Context, c Caller, kind, id, argument string) (Operation, error) {
+// anyVersion is for who does not care which moves a record has made.
+const anyVersion = 0
+
+// begin writes the intent of an operation on a capsule and starts it. Who decided by an observation names the version
+// of the record that was read before it: a record that has moved since is left alone (busy).
+func (d *Daemon) begin(ctx context.Context, c Caller, kind, id, argument string, version int64) (Operation, error) {
 	p, m := d.procedures[kind], moves[kind]
 	var entry store.Operation
 	err := d.store.Update(ctx, func(tx *store.Tx) error {
@@ -53,6 +57,9 @@ func (d *Daemon) begin(ctx context.Context, c Caller, kind, id, argument string)
 		}
 		if err := leave(tx, capsule, kind, m); err != nil {
 			return err
+		}
+		if version != anyVersion && version != capsule.Version {
+			return store.ErrStale
 		}
 		if err := tx.MoveCapsule(id, m.from, m.pending, capsule.Mode, capsule.Cause); err != nil {
 			return err

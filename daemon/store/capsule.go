@@ -19,6 +19,7 @@ type (
 type Capsule struct {
 	ID            string
 	Key           string
+	Version       int64 // counts the record's moves
 	State         State
 	Mode          Mode
 	Cause         string
@@ -34,6 +35,8 @@ type Capsule struct {
 	Generation    string // vmgenid
 	LoginUser     string
 	LoginPassword string
+	ImageUser     string // the image's first login
+	ImagePassword string
 	Consent       *bool
 	About         About
 	CreatedAt     time.Time
@@ -66,10 +69,10 @@ type Member struct {
 func (t *Tx) InsertCapsule(c Capsule, owner Member) error {
 	a := c.About
 	_, err := t.exec(`INSERT INTO capsules (id, key, state, mode, type, owner, image_id, vcpus, memory_mb, volume_gb, spool_gb,
-		generation, login_user, login_password, consent, title, desc_nature, desc_requirement, desc_links, desc_outside_data,
-		rr_data_files, rr_result_usage, desc_shared, created_at) VALUES (`+marks(24)+`)`,
+		generation, login_user, login_password, image_user, image_password, consent, title, desc_nature, desc_requirement, desc_links, desc_outside_data,
+		rr_data_files, rr_result_usage, desc_shared, created_at) VALUES (`+marks(26)+`)`,
 		c.ID, c.Key, c.State, c.Mode, c.Type, c.Owner, c.ImageID, c.VCPUs, c.MemoryMB, c.VolumeGB, c.SpoolGB,
-		c.Generation, c.LoginUser, c.LoginPassword, c.Consent, a.Title, a.DescNature, a.DescRequirement, a.DescLinks, a.DescOutsideData,
+		c.Generation, c.LoginUser, c.LoginPassword, c.ImageUser, c.ImagePassword, c.Consent, a.Title, a.DescNature, a.DescRequirement, a.DescLinks, a.DescOutsideData,
 		a.RRDataFiles, a.RRResultUsage, a.DescShared, stamp(c.CreatedAt))
 	if err != nil {
 		return err
@@ -87,24 +90,24 @@ func (t *Tx) InsertCapsule(c Capsule, owner Member) error {
 
 func marks(n int) string { return strings.TrimSuffix(strings.Repeat("?,", n), ",") }
 
-const capsuleQuery = `SELECT c.id, c.key, c.state, c.mode, c.cause, c.provisioned, c.charged, c.type, c.owner, c.image_id,
-	c.vcpus, c.memory_mb, c.volume_gb, c.spool_gb, c.generation, c.login_user, c.login_password, c.consent,
+const capsuleQuery = `SELECT c.id, c.key, c.version, c.state, c.mode, c.cause, c.provisioned, c.charged, c.type, c.owner, c.image_id,
+	c.vcpus, c.memory_mb, c.volume_gb, c.spool_gb, c.generation, c.login_user, c.login_password, c.image_user, c.image_password, c.consent,
 	c.title, c.desc_nature, c.desc_requirement, c.desc_links, c.desc_outside_data, c.rr_data_files, c.rr_result_usage, c.desc_shared,
 	c.created_at, c.deleted_at,
 	coalesce((SELECT port FROM ports WHERE capsule = c.id AND use = 'ssh'), 0),
 	coalesce((SELECT port FROM ports WHERE capsule = c.id AND use = 'vnc'), 0),
 	coalesce(a.address, ''), coalesce(a.mac, ''),
-	i.name, i.login_user, i.login_password, i.digest
+	i.name, i.digest
 	FROM capsules c JOIN images i ON i.id = c.image_id LEFT JOIN addresses a ON a.capsule = c.id `
 
 func scanCapsule(s scanner) (c Capsule, err error) {
 	a := &c.About
 	var created, deleted sql.NullInt64
-	err = s.Scan(&c.ID, &c.Key, &c.State, &c.Mode, &c.Cause, &c.Provisioned, &c.Charged, &c.Type, &c.Owner, &c.ImageID,
-		&c.VCPUs, &c.MemoryMB, &c.VolumeGB, &c.SpoolGB, &c.Generation, &c.LoginUser, &c.LoginPassword, &c.Consent,
+	err = s.Scan(&c.ID, &c.Key, &c.Version, &c.State, &c.Mode, &c.Cause, &c.Provisioned, &c.Charged, &c.Type, &c.Owner, &c.ImageID,
+		&c.VCPUs, &c.MemoryMB, &c.VolumeGB, &c.SpoolGB, &c.Generation, &c.LoginUser, &c.LoginPassword, &c.ImageUser, &c.ImagePassword, &c.Consent,
 		&a.Title, &a.DescNature, &a.DescRequirement, &a.DescLinks, &a.DescOutsideData, &a.RRDataFiles, &a.RRResultUsage, &a.DescShared,
 		&created, &deleted, &c.SSHPort, &c.VNCPort, &c.Address, &c.MAC,
-		&c.Image.Name, &c.Image.LoginUser, &c.Image.LoginPassword, &c.Image.Digest)
+		&c.Image.Name, &c.Image.Digest)
 	c.CreatedAt, c.DeletedAt = unstamp(created), unstamp(deleted)
 	c.Image.ID = c.ImageID
 	return c, err
@@ -132,7 +135,7 @@ func (t *Tx) MoveCapsule(id string, from []State, to State, mode Mode, cause str
 	for _, s := range from {
 		args = append(args, s)
 	}
-	return t.one(ErrStale, `UPDATE capsules SET state = ?, mode = ?, cause = ?
+	return t.one(ErrStale, `UPDATE capsules SET state = ?, mode = ?, cause = ?, version = version + 1
 		WHERE id = ? AND deleted_at IS NULL AND state IN (`+marks(len(from))+`)`, args...)
 }
 
@@ -157,7 +160,7 @@ func (t *Tx) ReleaseCapsule(id string) error {
 
 // BuryCapsule marks a record deleted at a time and destroys its secrets; the row stays for the audit trail.
 func (t *Tx) BuryCapsule(id string, at time.Time) error {
-	return t.one(ErrNotFound, `UPDATE capsules SET deleted_at = ?, login_password = '', generation = '' WHERE id = ? AND deleted_at IS NULL`,
+	return t.one(ErrNotFound, `UPDATE capsules SET deleted_at = ?, login_password = '', image_password = '', generation = '' WHERE id = ? AND deleted_at IS NULL`,
 		stamp(at), id)
 }
 
@@ -221,10 +224,11 @@ func (t *Tx) CapsulesEver() (int, error) {
 	return first(t, func(s scanner) (n int, err error) { return n, s.Scan(&n) }, `SELECT count(*) FROM capsules`)
 }
 
-// CapsuleWas reports whether there ever was a record with that id, and whether it still lives.
+// CapsuleWas reports whether there ever was a record with that id, and whether it still lives: a creation that failed
+// has given everything back, and lives no more.
 func (t *Tx) CapsuleWas(id string) (ever, lives bool, err error) {
 	n, err := first(t, func(s scanner) (n [2]int, err error) { return n, s.Scan(&n[0], &n[1]) },
-		`SELECT count(*), count(*) FILTER (WHERE deleted_at IS NULL) FROM capsules WHERE id = ?`, id)
+		`SELECT count(*), count(*) FILTER (WHERE deleted_at IS NULL AND (charged OR provisioned)) FROM capsules WHERE id = ?`, id)
 	return n[0] > 0, n[1] > 0, err
 }
 

@@ -74,6 +74,13 @@ func escape(path string) string {
 // Close closes the store.
 func (db *DB) Close() error { return errors.Join(db.read.Close(), db.write.Close()) }
 
+// Checkpoint moves everything into the main file and empties the log beside it, so that what was erased is not to be read
+// there. It waits for writers, not for readers: what a reader keeps there goes with the next one.
+func (db *DB) Checkpoint(ctx context.Context) error {
+	_, err := db.write.ExecContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)")
+	return wrap(err)
+}
+
 // Tx is one transaction. It must not be kept beyond the function it was given to.
 type Tx struct {
 	ctx context.Context

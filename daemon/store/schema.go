@@ -8,7 +8,7 @@ import (
 // migrations bring the schema from version i to i+1, in order; PRAGMA user_version says where a store is. A
 // migration that has landed is never edited: a change is a new one.
 var migrations = []string{
-	// 1: capsules, images, users, operations, audit
+	// 1: capsules, images, users, operations, audit, settings
 	`
 CREATE TABLE users (
 	guid       TEXT PRIMARY KEY,
@@ -44,6 +44,7 @@ CREATE TABLE capsules (
 	state          TEXT NOT NULL,
 	mode           TEXT NOT NULL,
 	cause          TEXT NOT NULL DEFAULT '',
+	version        INTEGER NOT NULL DEFAULT 1, -- counts its moves: where it is the same, nothing has moved
 	provisioned    INTEGER NOT NULL DEFAULT 0, -- its files, lease and domain were all made once
 	charged        INTEGER NOT NULL DEFAULT 1, -- counts against the owner's quota
 	type           TEXT NOT NULL,
@@ -56,6 +57,8 @@ CREATE TABLE capsules (
 	generation     TEXT NOT NULL,
 	login_user     TEXT NOT NULL,
 	login_password TEXT NOT NULL,
+	image_user     TEXT NOT NULL, -- the image's first login, which outlives the image
+	image_password TEXT NOT NULL,
 	consent        INTEGER,
 	title          TEXT, desc_nature TEXT, desc_requirement TEXT, desc_links TEXT, desc_outside_data TEXT,
 	rr_data_files  TEXT, rr_result_usage TEXT, desc_shared TEXT,
@@ -122,9 +125,9 @@ CREATE TABLE audit (
 ) STRICT;
 CREATE TRIGGER audit_keep BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END;
 CREATE TRIGGER audit_fixed BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END;
+
+CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT; -- what the records depend on
 `,
-	// 2: the settings that records depend on
-	`CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;`,
 }
 
 func (db *DB) migrate(ctx context.Context) error {

@@ -40,7 +40,7 @@ func capsule(n int) store.Capsule {
 		VCPUs: 2, MemoryMB: 512, VolumeGB: 10, SpoolGB: 5, Generation: "g", LoginUser: "u", LoginPassword: "p", Charged: true,
 		About: store.About{Title: &title}, CreatedAt: time.Unix(1000, 5000).UTC(),
 		SSHPort: 100 + 2*n, VNCPort: 101 + 2*n, Address: fmt.Sprintf("10.0.0.%d", n), MAC: fmt.Sprintf("52:54:00:00:00:%02x", n),
-		Image: store.Image{ID: "image", Name: "name", LoginUser: "lu", LoginPassword: "lp"},
+		Version: 1, ImageUser: "iu", ImagePassword: "ip", Image: store.Image{ID: "image", Name: "name"},
 	}
 }
 
