@@ -52,6 +52,9 @@ func readBody(w http.ResponseWriter, r *http.Request, want string) (string, erro
 	if len(r.Header.Values("Content-Encoding")) > 0 {
 		return "", refuse(http.StatusUnsupportedMediaType, daemon.Invalid, "a Content-Encoding is not supported")
 	}
+	if rec, ok := w.(*recorder); ok { // MaxBytesReader must see net/http's own writer, or the answer is cut with the body
+		w = rec.ResponseWriter
+	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return "", refuse(http.StatusRequestEntityTooLarge, daemon.Invalid, "the body exceeds %d bytes", maxBody)

@@ -30,7 +30,11 @@ func openSource(path string) (*os.File, error) {
 		return nil, refuse("give the file's own path", "its path goes round in circles, or through another process's files in /proc")
 	}
 	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+		err = &fs.PathError{Op: "open", Path: path, Err: err}
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.ENOTDIR) {
+			err = fmt.Errorf("%w: %w", refuse("give the path of a file of this host", "it cannot be opened"), err)
+		}
+		return nil, err
 	}
 	look := os.NewFile(uintptr(fd), path)
 	defer look.Close()
