@@ -16,9 +16,10 @@ import (
 const networkMark = `<` + metadataPrefix + `:network xmlns:` + metadataPrefix + `="` + metadataURI + `"/>`
 
 // dnsmasqOptions are what libvirt has no words for. The host's own /etc/hosts is none of a guest's business, and
-// no guest may put a name of its choosing into the DNS that all share. Nobody is offered an address that is not
+// no guest may put a name of its choosing into the DNS that all share, or give up another's lease by its client id: a
+// lease is its MAC's. Nobody is offered an address that is not
 // a static lease's: see networkXML.
-var dnsmasqOptions = []string{"no-hosts", "dhcp-ignore-names"}
+var dnsmasqOptions = []string{"no-hosts", "dhcp-ignore-names", "dhcp-ignore-clid"}
 
 // nobody is the MAC of a lease that is always there, for the gateway's own address. libvirt starts dnsmasq anew when a
 // network gets its first static lease or loses its last one: a fifth of a second in which no guest is answered. All

@@ -74,6 +74,8 @@ var bridgeChains = []struct {
 		`drop`,
 	}},
 	{"ip_from", []string{
+		// The next rules look into the datagram: what is in pieces could show them another one than dnsmasq gets.
+		`ip frag-off & 8192 != 0 udp dport 67 drop`,
 		`udp sport 67 drop`,
 		`udp dport 68 drop`,
 		`udp dport 67 iifname . @th,288,48 != @chaddrs drop`,

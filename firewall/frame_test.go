@@ -50,6 +50,15 @@ func udp(from, to net.HardwareAddr, src, dst netip.AddrPort, body []byte, mark s
 	return ether(from, to, 0x0800, append(h, u...), "")
 }
 
+// fragment makes an IPv4 frame the first of several.
+func fragment(frame []byte) []byte {
+	h := frame[14:34]
+	h[6] |= 0x20 // more fragments (RFC 791, section 3.1)
+	h[10], h[11] = 0, 0
+	binary.BigEndian.PutUint16(h[10:], checksum(h))
+	return frame
+}
+
 func checksum(h []byte) uint16 {
 	var sum uint32
 	for i := 0; i < len(h); i += 2 {

@@ -116,9 +116,10 @@ func (o Options) baseFilter() chainSet {
 			"-o " + TapPrefix + "+ -j DROP",
 		},
 		chainPrefix + "HOST": {
-			invalid,
-			// A client without an address: who may ask at all was decided by MAC in the bridge layer.
+			// A client without an address: who may ask at all was decided by MAC in the bridge layer. Before the rule
+			// for INVALID, which a broadcast that a sniffer on the bridge has doubled becomes.
 			"-s 0.0.0.0/32 -d " + everyone + " -p udp -m udp --sport 68 --dport 67 -j ACCEPT",
+			invalid,
 			"-g " + trees[0].top(),
 		},
 		chainPrefix + "OUT": {

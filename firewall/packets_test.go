@@ -69,6 +69,9 @@ var layer2 = []probe{
 	{"DHCP for another's hardware", fromOne(func(s *site, m string) []byte {
 		return udp(s.one.MAC, s.bridgeMAC, port(s.one.IP, 68), port(gateway, 67), bootp(s.two.MAC), m)
 	}), atBridge, false},
+	{"DHCP in pieces", fromOne(func(s *site, m string) []byte {
+		return fragment(udp(s.one.MAC, s.bridgeMAC, port(s.one.IP, 68), port(gateway, 67), bootp(s.one.MAC), m))
+	}), atBridge, false},
 	{"DHCP server reply", fromOne(func(s *site, m string) []byte {
 		return udp(s.one.MAC, everyone, port(s.one.IP, 67), port(broadcast, 68), bootp(s.two.MAC), m)
 	}), atBridge, false},
