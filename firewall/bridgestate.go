@@ -62,9 +62,7 @@ func wantedBlocks() map[string][]string {
 	}
 	for _, c := range bridgeChains {
 		lines := make([]string, len(c.lines))
-		for i, l := range c.lines {
-			lines[i] = l
-		}
+		copy(lines, c.lines)
 		blocks["chain "+c.name] = lines
 	}
 	return blocks

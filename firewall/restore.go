@@ -75,15 +75,6 @@ func parseSave(text string) map[string]observed {
 	return all
 }
 
-// settled is what observe would see if the kernel had exactly this table.
-func (t table) settled() observed {
-	o := observed{t.chains, map[jump]place{}}
-	for _, j := range t.jumps {
-		o.jumps[j] = place{1, true}
-	}
-	return o
-}
-
 // restoreText is the input of iptables-restore --noflush that turns what there is into what is wanted, and
 // "" if nothing is to be done. One table is one transaction: chains, jumps, and the removal of what is left.
 func restoreText(have map[string]observed, want ruleSet) string {

@@ -55,7 +55,7 @@ func (n *nfTables) generation() (uint32, error) {
 				generation, found = binary.BigEndian.Uint32(attrs[4:]), true
 				break
 			}
-			attrs = attrs[min(max(size+3&^3, 4), len(attrs)):]
+			attrs = attrs[min(max((size+3)&^3, 4), len(attrs)):]
 		}
 		return true, nil
 	})
@@ -149,7 +149,7 @@ func (n *nfTables) receive(f func(m unix.NlMsghdr, body []byte) (done bool, err 
 			if done, err := f(m, rest[unix.SizeofNlMsghdr:m.Len]); done || err != nil {
 				return err
 			}
-			rest = rest[min(int(m.Len)+3&^3, len(rest)):]
+			rest = rest[min((int(m.Len)+3)&^3, len(rest)):]
 		}
 	}
 }

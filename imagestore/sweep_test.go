@@ -316,6 +316,9 @@ func killedHelper(t *testing.T, dir string) {
 		if err == nil {
 			err = self.Kill()
 		}
+		if err != nil {
+			panic(err)
+		}
 		select {} // until the signal arrives
 	})
 	t.Error("survived", err)

@@ -160,6 +160,7 @@ func (h *house) daemon(ctx context.Context, c Config) (*daemon.Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
+	h.built(func() error { chains.Close(); return nil })
 	shown := ""
 	if public.IsValid() {
 		shown = public.String()
