@@ -22,8 +22,9 @@ type machine struct {
 	down     error // libvirt is away
 	events   chan domain.Event
 	domains  map[domain.ID]*fakeDomain
-	leases   map[string]domain.Lease // by MAC
-	bindings map[string]firewall.Binding
+	leases   map[string]domain.Lease     // by MAC
+	bindings map[string]firewall.Binding // in the kernel
+	wanted   map[string]bool             // taps that were bound, whatever became of their bindings
 	dirs     map[string]map[string]imagestore.File
 	images   map[imagestore.Digest]imagestore.Image
 	sources  map[string]imagestore.Image // what Import finds at a path
@@ -54,7 +55,7 @@ var errInjected = errors.New("injected")
 func newMachine() *machine {
 	return &machine{
 		events: make(chan domain.Event, 64), domains: map[domain.ID]*fakeDomain{}, leases: map[string]domain.Lease{},
-		bindings: map[string]firewall.Binding{}, dirs: map[string]map[string]imagestore.File{},
+		bindings: map[string]firewall.Binding{}, wanted: map[string]bool{}, dirs: map[string]map[string]imagestore.File{},
 		images: map[imagestore.Digest]imagestore.Image{}, sources: map[string]imagestore.Image{},
 	}
 }
@@ -225,20 +226,21 @@ func (m *machine) ObserveOne(ctx context.Context, id domain.ID) (o domain.Observ
 func (m *machine) Apply(ctx context.Context, all []firewall.Binding) error {
 	return m.call(ctx, "Apply", func() error {
 		clear(m.bindings)
+		clear(m.wanted)
 		seen := map[string]bool{}
 		for _, b := range all {
 			if seen[b.IP.String()] {
 				return fmt.Errorf("two bindings have %s", b.IP)
 			}
 			seen[b.IP.String()] = true
-			m.bindings[b.Tap] = b
+			m.bindings[b.Tap], m.wanted[b.Tap] = b, true
 		}
 		return nil
 	})
 }
 
 func (m *machine) Put(ctx context.Context, b firewall.Binding) error {
-	return m.call(ctx, "Put", func() error { m.bindings[b.Tap] = b; return nil })
+	return m.call(ctx, "Put", func() error { m.bindings[b.Tap], m.wanted[b.Tap] = b, true; return nil })
 }
 
 func (m *machine) Drop(ctx context.Context, tap string) error {
@@ -249,12 +251,21 @@ func (m *machine) Drop(ctx context.Context, tap string) error {
 			}
 		}
 		delete(m.bindings, tap)
+		delete(m.wanted, tap)
 		return nil
 	})
 }
 
-func (m *machine) Verify(ctx context.Context) ([]string, error) {
-	return nil, m.call(ctx, "Verify", func() error { return nil })
+func (m *machine) Verify(ctx context.Context) (drift []string, err error) {
+	err = m.call(ctx, "Verify", func() error {
+		for tap := range m.wanted {
+			if _, ok := m.bindings[tap]; !ok {
+				drift = append(drift, tap+" is gone")
+			}
+		}
+		return nil
+	})
+	return drift, err
 }
 
 func (m *machine) GuardBridge(ctx context.Context) error {
