@@ -163,6 +163,8 @@ func TestOldObservation(t *testing.T) {
 	old.mu.Unlock()
 	b.machine.events <- domain.Event{ID: domain.ID(id)}
 	<-done
+	b.machine.events <- domain.Event{ID: "another"} // taken when the look is over: there is one reconciler
+	b.until(func() bool { return len(b.machine.events) == 0 })
 	b.settled()
 	ops, err := b.Operations(t.Context(), root, daemon.OperationFilter{Target: id})
 	if err != nil {
