@@ -44,18 +44,27 @@ func (b Binding) forwarded() bool { return b.SSHPort != 0 && forwarding[b.Policy
 
 var drop = []string{"-j DROP"}
 
+// flowLimit is how many connections one binding may have under way at once. The kernel's table of connections is the
+// host's, and full it drops everybody's new ones.
+const flowLimit = "4096"
+
+// crowded drops the new connections of a binding that has too many (iptables-extensions(8), connlimit).
+const crowded = "-m conntrack --ctstate NEW -m connlimit --connlimit-above " + flowLimit +
+	" --connlimit-mask 32 --connlimit-saddr -j DROP"
+
 func maintenanceFence(o Options, b Binding) fence {
 	gw := o.gateway().String() + "/32"
 	f := fence{
 		host: []string{
 			// Only what answers the host: a packet of the capsule's own connections passes by the rules below.
 			"-m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY -j ACCEPT",
+			crowded,
 			"-d " + gw + " -p udp -m udp --sport 68 --dport 67 -j ACCEPT",
 			"-d " + gw + " -p udp -m udp --dport 53 -j ACCEPT",
 			"-d " + gw + " -p tcp -m tcp --dport 53 -j ACCEPT",
 			"-j DROP",
 		},
-		out: []string{"-j ACCEPT"},
+		out: []string{crowded, "-j ACCEPT"},
 		in: []string{
 			"-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
 			"-s " + gw + " -p udp -m udp --sport 67 --dport 68 -j ACCEPT",
