@@ -157,7 +157,7 @@ func (a *act) steps(ctx context.Context) (begun int, err error) {
 		return 0, err
 	}
 	for i, s := range a.proc.steps {
-		if err := a.journal(ctx, i, "running", 0); err != nil {
+		if err := a.journal(ctx, i); err != nil {
 			return i, err
 		}
 		began := time.Now()
@@ -219,12 +219,12 @@ func within(ctx context.Context, limit time.Duration, do func(context.Context) e
 }
 
 // journal writes, before a step runs, that it is about to.
-func (a *act) journal(ctx context.Context, i int, state string, progress int) error {
+func (a *act) journal(ctx context.Context, i int) error {
 	a.mu.Lock()
 	a.op.Step = a.proc.steps[i].name
 	a.op.Steps = slices.Clone(a.op.Steps)
-	a.op.Steps[i] = store.Step{Name: a.op.Step, State: state}
-	a.op.Progress = max(100*i/len(a.proc.steps), progress)
+	a.op.Steps[i] = store.Step{Name: a.op.Step, State: "running"}
+	a.op.Progress = 100 * i / len(a.proc.steps)
 	op := a.op
 	a.mu.Unlock()
 	return a.d.store.Update(ctx, func(tx *store.Tx) error { return tx.UpdateOperation(op) })
