@@ -169,6 +169,13 @@ func TestSecretsAreGone(t *testing.T) {
 		return errors.Join(tx.PutUser("alice", ""), tx.InsertImage(store.Image{ID: "image", Name: "n", Owner: "alice", CreatedAt: time.Unix(1, 0)}), tx.InsertCapsule(c, owner))
 	})
 	update(t, db, func(tx *store.Tx) error { return tx.BuryCapsule("id-1", time.Now()) })
+	if err := db.Checkpoint(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	// The log beside the store, while the daemon still runs.
+	if wal, err := os.ReadFile(path + "-wal"); err != nil || contains(wal, "S3CR3T!!") {
+		t.Errorf("the password is in the %d bytes of the log: %v", len(wal), err)
+	}
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
