@@ -133,7 +133,9 @@ func (d *Daemon) SwitchRecords(ctx context.Context, c Caller, id string) ([]Swit
 }
 
 // Policies are the policies that are loaded. For administrators.
-func (d *Daemon) Policies(ctx context.Context, c Caller) ([]PolicyInfo, error) { return nil, errNotBuilt }
+func (d *Daemon) Policies(ctx context.Context, c Caller) ([]PolicyInfo, error) {
+	return nil, errNotBuilt
+}
 
 // ReloadPolicies reads the policy files again and puts them in force, all or none. For administrators.
 func (d *Daemon) ReloadPolicies(ctx context.Context, c Caller) ([]PolicyInfo, error) {

@@ -41,6 +41,9 @@ type Capsule struct {
 	About         About
 	CreatedAt     time.Time
 	DeletedAt     time.Time // zero while it lives
+	Review        bool      // in secure mode under the policy for review
+	CleanPoint    string    // id of the clean point; "" when there is none to go back to
+	CleanStamp    string    // what the frozen disk looked like when it was taken
 
 	SSHPort int    // 0 when none is held
 	VNCPort int    // 0 when none is held
@@ -93,7 +96,7 @@ func marks(n int) string { return strings.TrimSuffix(strings.Repeat("?,", n), ",
 const capsuleQuery = `SELECT c.id, c.key, c.version, c.state, c.mode, c.cause, c.provisioned, c.charged, c.type, c.owner, c.image_id,
 	c.vcpus, c.memory_mb, c.volume_gb, c.spool_gb, c.generation, c.login_user, c.login_password, c.image_user, c.image_password, c.consent,
 	c.title, c.desc_nature, c.desc_requirement, c.desc_links, c.desc_outside_data, c.rr_data_files, c.rr_result_usage, c.desc_shared,
-	c.created_at, c.deleted_at,
+	c.created_at, c.deleted_at, c.review, c.clean_point, c.clean_stamp,
 	coalesce((SELECT port FROM ports WHERE capsule = c.id AND use = 'ssh'), 0),
 	coalesce((SELECT port FROM ports WHERE capsule = c.id AND use = 'vnc'), 0),
 	coalesce(a.address, ''), coalesce(a.mac, ''),
@@ -106,7 +109,7 @@ func scanCapsule(s scanner) (c Capsule, err error) {
 	err = s.Scan(&c.ID, &c.Key, &c.Version, &c.State, &c.Mode, &c.Cause, &c.Provisioned, &c.Charged, &c.Type, &c.Owner, &c.ImageID,
 		&c.VCPUs, &c.MemoryMB, &c.VolumeGB, &c.SpoolGB, &c.Generation, &c.LoginUser, &c.LoginPassword, &c.ImageUser, &c.ImagePassword, &c.Consent,
 		&a.Title, &a.DescNature, &a.DescRequirement, &a.DescLinks, &a.DescOutsideData, &a.RRDataFiles, &a.RRResultUsage, &a.DescShared,
-		&created, &deleted, &c.SSHPort, &c.VNCPort, &c.Address, &c.MAC,
+		&created, &deleted, &c.Review, &c.CleanPoint, &c.CleanStamp, &c.SSHPort, &c.VNCPort, &c.Address, &c.MAC,
 		&c.Image.Name, &c.Image.Digest)
 	c.CreatedAt, c.DeletedAt = unstamp(created), unstamp(deleted)
 	c.Image.ID = c.ImageID
@@ -137,6 +140,31 @@ func (t *Tx) MoveCapsule(id string, from []State, to State, mode Mode, cause str
 	}
 	return t.one(ErrStale, `UPDATE capsules SET state = ?, mode = ?, cause = ?, version = version + 1
 		WHERE id = ? AND deleted_at IS NULL AND state IN (`+marks(len(from))+`)`, args...)
+}
+
+// PutCleanPoint remembers that a clean point was taken, or with "" that there is none any more.
+func (t *Tx) PutCleanPoint(id, cleanPoint, stamp string) error {
+	return t.one(ErrNotFound, `UPDATE capsules SET clean_point = ?, clean_stamp = ? WHERE id = ?`, cleanPoint, stamp, id)
+}
+
+// PutReview notes whether a capsule is, or goes, under the policy for review when it is in secure mode.
+func (t *Tx) PutReview(id string, review bool) error {
+	return t.one(ErrNotFound, `UPDATE capsules SET review = ? WHERE id = ?`, review, id)
+}
+
+// PutType changes what a capsule is for.
+func (t *Tx) PutType(id string, kind Type) error {
+	return t.one(ErrNotFound, `UPDATE capsules SET type = ?, version = version + 1 WHERE id = ? AND deleted_at IS NULL`, kind, id)
+}
+
+// PutGeneration changes the vmgenid of the next start: the guest's history has forked.
+func (t *Tx) PutGeneration(id, generation string) error {
+	return t.one(ErrNotFound, `UPDATE capsules SET generation = ? WHERE id = ?`, generation, id)
+}
+
+// PutPassword changes the console's password.
+func (t *Tx) PutPassword(id, password string) error {
+	return t.one(ErrNotFound, `UPDATE capsules SET login_password = ? WHERE id = ?`, password, id)
 }
 
 // MarkProvisioned notes that everything the capsule owns was made.

@@ -33,6 +33,7 @@ type Step struct {
 	Name    string  `json:"name"`
 	State   string  `json:"state"`
 	Seconds float64 `json:"seconds"`
+	Note    string  `json:"note,omitempty"` // what it found, such as how many connections it cut
 }
 
 // InsertOperation opens an operation; ErrTaken when its target has an open one.

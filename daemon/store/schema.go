@@ -128,6 +128,25 @@ CREATE TRIGGER audit_fixed BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the
 
 CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT; -- what the records depend on
 `,
+	// 2: secure mode
+	`
+ALTER TABLE capsules ADD COLUMN review INTEGER NOT NULL DEFAULT 0;         -- in secure mode under the policy for review
+ALTER TABLE capsules ADD COLUMN clean_point TEXT NOT NULL DEFAULT '';      -- id; '' when there is none to go back to
+ALTER TABLE capsules ADD COLUMN clean_stamp TEXT NOT NULL DEFAULT '';      -- what the frozen disk looked like
+
+CREATE TABLE switches (
+	seq       INTEGER PRIMARY KEY AUTOINCREMENT,
+	at        INTEGER NOT NULL,
+	capsule   TEXT NOT NULL,
+	operation TEXT NOT NULL,
+	body      TEXT NOT NULL,             -- JSON
+	previous  TEXT NOT NULL,             -- hash of the record before this one; '' for the first
+	hash      TEXT NOT NULL UNIQUE
+) STRICT;
+CREATE INDEX switch_capsule ON switches (capsule, seq);
+CREATE TRIGGER switch_keep BEFORE DELETE ON switches BEGIN SELECT RAISE(ABORT, 'the records of switches are append-only'); END;
+CREATE TRIGGER switch_fixed BEFORE UPDATE ON switches BEGIN SELECT RAISE(ABORT, 'the records of switches are append-only'); END;
+`,
 }
 
 func (db *DB) migrate(ctx context.Context) error {
