@@ -23,7 +23,20 @@ type GuestImage = guest.Image
 // fetched from the network once). Any number of processes may ask at once.
 func Guest(t testing.TB) GuestImage {
 	t.Helper()
-	img, err := BuildGuest(t.Context())
+	return guestWith(t, guest.Cloud)
+}
+
+// GuestWithGenerationID returns the test guest under a kernel that knows the generation id of its machine: when the id
+// changes it says "crng reseeded due to virtual machine fork" and starts its random numbers anew. It boots some
+// seconds slower, and is built only when it is asked for.
+func GuestWithGenerationID(t testing.TB) GuestImage {
+	t.Helper()
+	return guestWith(t, guest.Full)
+}
+
+func guestWith(t testing.TB, k guest.Kernel) GuestImage {
+	t.Helper()
+	img, err := buildGuest(t.Context(), k)
 	if err != nil {
 		t.Fatal("testhost:", err)
 	}
@@ -32,7 +45,17 @@ func Guest(t testing.TB) GuestImage {
 
 // BuildGuest is [Guest] for programs. It finds the module from the working directory, and leaves the guest in
 // its build/guest.
-func BuildGuest(ctx context.Context) (GuestImage, error) {
+func BuildGuest(ctx context.Context) (GuestImage, error) { return buildGuest(ctx, guest.Cloud) }
+
+// BuildAllGuests builds the guests of both kernels ahead of need, so that tests find them without a network.
+func BuildAllGuests(ctx context.Context) (plain, withGenerationID GuestImage, err error) {
+	if plain, err = buildGuest(ctx, guest.Cloud); err == nil {
+		withGenerationID, err = buildGuest(ctx, guest.Full)
+	}
+	return plain, withGenerationID, err
+}
+
+func buildGuest(ctx context.Context, k guest.Kernel) (GuestImage, error) {
 	root, err := moduleRoot()
 	if err != nil {
 		return GuestImage{}, err
@@ -40,12 +63,12 @@ func BuildGuest(ctx context.Context) (GuestImage, error) {
 	dir := filepath.Join(root, "build", "guest")
 	state := os.Getenv(envState)
 	if state == "" {
-		return guest.Ensure(ctx, dir)
+		return guest.Ensure(ctx, dir, k)
 	}
-	if img, ok := guest.Current(dir); ok {
+	if img, ok := guest.Current(dir, k); ok {
 		return img, nil
 	}
-	return askLauncher(ctx, state, dir)
+	return askLauncher(ctx, state, guestRequest{dir, k})
 }
 
 // moduleRoot is the nearest directory upwards that holds a go.mod.
@@ -68,7 +91,12 @@ func moduleRoot() (string, error) {
 }
 
 // The guest door is a socket on which the launcher, which has the machine's network, builds the guest for those
-// inside, who have none. A request is a directory on a line, the reply a guestReply.
+// inside, who have none. Each connection takes one request and one reply, in JSON.
+
+type guestRequest struct {
+	Dir    string
+	Kernel guest.Kernel
+}
 
 type guestReply struct {
 	Image GuestImage
@@ -103,19 +131,19 @@ func openGuestDoor(state string) (func(), error) {
 
 func answer(ctx context.Context, c net.Conn) {
 	defer func() { _ = c.Close() }()
-	var dir string
-	if err := json.NewDecoder(bufio.NewReader(c)).Decode(&dir); err != nil {
+	var ask guestRequest
+	if err := json.NewDecoder(bufio.NewReader(c)).Decode(&ask); err != nil {
 		return
 	}
 	var reply guestReply
-	img, err := guest.Ensure(ctx, dir)
+	img, err := guest.Ensure(ctx, ask.Dir, ask.Kernel)
 	if reply.Image = img; err != nil {
 		reply.Error = err.Error()
 	}
 	_ = json.NewEncoder(c).Encode(reply)
 }
 
-func askLauncher(ctx context.Context, state, dir string) (GuestImage, error) {
+func askLauncher(ctx context.Context, state string, ask guestRequest) (GuestImage, error) {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unix", guestDoor(state))
 	if err != nil {
@@ -124,7 +152,7 @@ func askLauncher(ctx context.Context, state, dir string) (GuestImage, error) {
 	defer func() { _ = c.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer stop()
-	if err := json.NewEncoder(c).Encode(dir); err != nil {
+	if err := json.NewEncoder(c).Encode(ask); err != nil {
 		return GuestImage{}, fmt.Errorf("guest door: %w", err)
 	}
 	var reply guestReply

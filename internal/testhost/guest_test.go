@@ -2,8 +2,12 @@ package testhost_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -23,7 +27,7 @@ const networkXML = `<network>
 </network>`
 
 const domainXML = `<domain type='qemu'>
-  <name>spike</name><memory unit='MiB'>256</memory><vcpu>1</vcpu>
+  <name>spike</name><genid/><memory unit='MiB'>256</memory><vcpu>1</vcpu>
   <os><type arch='x86_64' machine='q35'>hvm</type></os><features><acpi/></features>
   <devices>
     <controller type='pci' model='pcie-root'/>
@@ -42,8 +46,7 @@ const domainXML = `<domain type='qemu'>
 
 func TestGuestBootsFromItsDisk(t *testing.T) {
 	img := testhost.Guest(t)
-	virsh(t, "net-create", writeFile(t, "net.xml", networkXML))
-	t.Cleanup(func() { virsh(t, "net-destroy", "spike") })
+	startNetwork(t)
 	dir := testhost.DiskDir(t)
 	for _, format := range []string{"qcow2", "raw"} {
 		t.Run(format, func(t *testing.T) {
@@ -59,6 +62,8 @@ func TestGuestBootsFromItsDisk(t *testing.T) {
 			if got := virsh(t, "qemu-agent-command", "spike", `{"execute":"guest-ping"}`); !strings.Contains(got, "return") {
 				t.Errorf("guest-ping: %s", got)
 			}
+			setsClock(t, img.KeyPath)
+			takesFiles(t, img.KeyPath)
 			mountsVolumes(t, img.KeyPath, dir)
 			virsh(t, "shutdown", "spike", "--mode", "acpi")
 			awaitLine(t, serial, "CAPSULE-DOWN")
@@ -67,14 +72,78 @@ func TestGuestBootsFromItsDisk(t *testing.T) {
 	}
 }
 
-// mountsVolumes plugs in the two volumes and looks for them in the guest.
+func startNetwork(t *testing.T) {
+	t.Helper()
+	virsh(t, "net-create", writeFile(t, "net.xml", networkXML))
+	t.Cleanup(func() { virsh(t, "net-destroy", "spike") })
+}
+
+// setsClock sets the guest's clock through its agent, and has the agent take it from the hardware's again.
+func setsClock(t *testing.T, key string) {
+	t.Helper()
+	const then = 2_000_000_000 // seconds, in 2033
+	year := func() string { return strings.TrimSpace(guestSSH(t, key, "root", "date -u +%Y")) }
+	now := year()
+	virsh(t, "qemu-agent-command", "spike", fmt.Sprintf(`{"execute":"guest-set-time","arguments":{"time":%d}}`, then*int64(time.Second)))
+	if got := year(); got != "2033" {
+		t.Errorf("it is %s in the guest, want 2033", got)
+	}
+	virsh(t, "qemu-agent-command", "spike", fmt.Sprintf(`{"execute":"guest-set-time","arguments":{"time":%d}}`, time.Now().UnixNano()))
+	guestSSH(t, key, "root", "date -u -s @2000000000")
+	virsh(t, "qemu-agent-command", "spike", `{"execute":"guest-set-time"}`)
+	if got := year(); got != now {
+		t.Errorf("it is %s in the guest, want %s", got, now)
+	}
+}
+
+// takesFiles puts a program of some megabytes into the guest through the login's standard input.
+func takesFiles(t *testing.T, key string) {
+	t.Helper()
+	program := make([]byte, 5<<20)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(program)
+	got := guestSSHFrom(t, bytes.NewReader(program), key, "dcuser", "cat >program && chmod 755 program && sha256sum program; rm program")
+	if want := fmt.Sprintf("%x", sha256.Sum256(program)); !strings.HasPrefix(got, want) {
+		t.Errorf("the guest has %s, want %s", got, want)
+	}
+}
+
+// The guest's kernel starts its random numbers anew when it is restored: two machines from one saved state differ.
+func TestGuestReseedsWhenRestored(t *testing.T) {
+	img := testhost.GuestWithGenerationID(t)
+	startNetwork(t)
+	dir := testhost.DiskDir(t)
+	disk := filepath.Join(dir, "spike.qcow2")
+	command(t, "cp", "--sparse=always", img.Qcow2, disk)
+	bootGuest(t, "qcow2", disk)
+	const reseeded = "crng reseeded due to virtual machine fork"
+	if got := guestSSH(t, img.KeyPath, "root", "dmesg"); strings.Contains(got, reseeded) {
+		t.Error("reseeded before anything happened")
+	}
+	saved := filepath.Join(dir, "saved")
+	virsh(t, "save", "spike", saved)
+	virsh(t, "restore", saved)
+	if got := guestSSH(t, img.KeyPath, "root", "dmesg"); !strings.Contains(got, reseeded) {
+		t.Errorf("not reseeded:\n%s", got)
+	}
+}
+
+// mountsVolumes plugs in the two volumes and looks for them in the guest, which leaves the first one alone until it
+// may mount it.
 func mountsVolumes(t *testing.T, key, dir string) {
 	t.Helper()
-	for target, label := range map[string]string{"vdb": "secure_volume", "vdc": "release_spool"} {
+	for i, label := range []string{"secure_volume", "release_spool"} {
 		file := filepath.Join(dir, label)
 		command(t, "truncate", "-s", "16M", file)
 		command(t, "mkfs.ext4", "-q", "-F", "-L", label, file)
-		virsh(t, "attach-disk", "spike", file, target, "--targetbus", "virtio", "--subdriver", "raw", "--live")
+		if i == 0 {
+			guestSSH(t, key, "root", "touch /etc/no-automount")
+		}
+		virsh(t, "attach-disk", "spike", file, []string{"vdb", "vdc"}[i], "--targetbus", "virtio", "--subdriver", "raw", "--live")
+		if i == 0 {
+			// What an event would run, so that there is an end to wait for.
+			guestSSH(t, key, "root", "until findfs LABEL="+label+"; do usleep 50000; done; ACTION=add SUBSYSTEM=block /etc/hotplug")
+			guestSSH(t, key, "root", "! grep /media /proc/mounts && rm /etc/no-automount && /etc/hotplug")
+		}
 		guestSSH(t, key, "root", "while ! grep -q /media/"+label+" /proc/mounts; do usleep 50000; done")
 		guestSSH(t, key, "dcuser", "echo x >/media/"+label+"/file")
 	}
@@ -139,10 +208,17 @@ func awaitStopped(t *testing.T) {
 
 func guestSSH(t *testing.T, key, user, script string) string {
 	t.Helper()
+	return guestSSHFrom(t, nil, key, user, script)
+}
+
+func guestSSHFrom(t *testing.T, stdin io.Reader, key, user, script string) string {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "ssh", "-i", key, "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no",
-		"-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", user+"@192.168.77.2", script).CombinedOutput()
+	cmd := exec.CommandContext(ctx, "ssh", "-i", key, "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no",
+		"-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "ConnectionAttempts=60", user+"@192.168.77.2", script)
+	cmd.Stdin = stdin
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("ssh %s %q: %v: %s", user, script, err, out)
 	}

@@ -24,7 +24,7 @@ const ReadyLine = "CAPSULE-READY"
 var programs = []string{"apt-get", "apt-cache", "dpkg-deb", "mke2fs", "qemu-img"}
 
 // build makes the guest in a scratch directory of dir and moves its files to their places, the stamp last.
-func build(ctx context.Context, dir string) error {
+func (k Kernel) build(ctx context.Context, dir string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("building needs root, because files in the disk keep their owners: sudo make guest")
 	}
@@ -33,7 +33,7 @@ func build(ctx context.Context, dir string) error {
 			return fmt.Errorf("missing program (run internal/testhost/install-packages): %w", err)
 		}
 	}
-	if err := sweep(dir); err != nil {
+	if err := k.sweep(dir); err != nil {
 		return err
 	}
 	work, err := os.MkdirTemp(dir, "work-")
@@ -45,7 +45,7 @@ func build(ctx context.Context, dir string) error {
 	if err != nil {
 		return fmt.Errorf("ssh key: %w", err)
 	}
-	unpacked, err := fetch(ctx, filepath.Join(dir, "packages"), work)
+	unpacked, err := k.fetch(ctx, filepath.Join(dir, "packages"), work)
 	if err != nil {
 		return err
 	}
@@ -57,19 +57,19 @@ func build(ctx context.Context, dir string) error {
 	if err != nil {
 		return fmt.Errorf("disk: %w", err)
 	}
-	final := imageIn(dir)
+	final := k.imageIn(dir)
 	return errors.Join(
 		os.Rename(img.Raw, final.Raw),
 		os.Rename(img.Qcow2, final.Qcow2),
 		os.WriteFile(filepath.Join(work, "stamp"), []byte(fingerprint()), 0o644),
-		os.Rename(filepath.Join(work, "stamp"), filepath.Join(dir, "stamp")),
+		os.Rename(filepath.Join(work, "stamp"), k.stamp(dir)),
 	)
 }
 
 // sweep removes what killed builds have left; the caller holds the lock. The stamp goes first, so that a build
 // killed between two renames is not taken for whole.
-func sweep(dir string) error {
-	if err := os.Remove(filepath.Join(dir, "stamp")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+func (k Kernel) sweep(dir string) error {
+	if err := os.Remove(k.stamp(dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	old, err := filepath.Glob(filepath.Join(dir, "work-*"))

@@ -34,7 +34,7 @@ const features = "none,has_journal,ext_attr,dir_index,filetype,extent,flex_bg,sp
 
 // makeDisk writes the tree to a bootable disk, in raw and in qcow2 form.
 func makeDisk(ctx context.Context, work, root, unpacked string) (Image, error) {
-	img := imageIn(work)
+	img := Cloud.imageIn(work)
 	if err := copyFile(filepath.Join(root, "etc/grub.cfg"), filepath.Join(root, "boot/grub/grub.cfg"), 0o644); err != nil {
 		return img, err
 	}

@@ -41,18 +41,29 @@ func fingerprint() string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-func imageIn(dir string) Image {
+// suffix tells the files of one kernel's guest from another's.
+func (k Kernel) suffix() string {
+	if k == Full {
+		return "-full"
+	}
+	return ""
+}
+
+// stamp is the file that says what built the guest; it is written last.
+func (k Kernel) stamp(dir string) string { return filepath.Join(dir, "stamp"+k.suffix()) }
+
+func (k Kernel) imageIn(dir string) Image {
 	return Image{
-		Qcow2:   filepath.Join(dir, "guest.qcow2"),
-		Raw:     filepath.Join(dir, "guest.raw"),
+		Qcow2:   filepath.Join(dir, "guest"+k.suffix()+".qcow2"),
+		Raw:     filepath.Join(dir, "guest"+k.suffix()+".raw"),
 		KeyPath: filepath.Join(dir, "id_ed25519"),
 	}
 }
 
-// Current returns the guest in dir, and whether it is whole and as this builder would make it.
-func Current(dir string) (Image, bool) {
-	img := imageIn(dir)
-	stamp, err := os.ReadFile(filepath.Join(dir, "stamp"))
+// Current returns the guest of that kernel in dir, and whether it is whole and as this builder would make it.
+func Current(dir string, k Kernel) (Image, bool) {
+	img := k.imageIn(dir)
+	stamp, err := os.ReadFile(k.stamp(dir))
 	if err != nil || string(stamp) != fingerprint() {
 		return img, false
 	}
@@ -64,10 +75,10 @@ func Current(dir string) (Image, bool) {
 	return img, true
 }
 
-// Ensure returns the guest in dir and builds it if it is not current. Several callers at once build it once.
+// Ensure returns the guest of that kernel in dir and builds it if it is not current. Several callers at once build it once.
 // A build that fails or is killed leaves the old guest, or none, and the next call tries again.
-func Ensure(ctx context.Context, dir string) (Image, error) {
-	if img, ok := Current(dir); ok {
+func Ensure(ctx context.Context, dir string, k Kernel) (Image, error) {
+	if img, ok := Current(dir, k); ok {
 		return img, nil
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -78,13 +89,13 @@ func Ensure(ctx context.Context, dir string) (Image, error) {
 		return Image{}, fmt.Errorf("guest: %w", err)
 	}
 	defer unlock()
-	if img, ok := Current(dir); ok {
+	if img, ok := Current(dir, k); ok {
 		return img, nil
 	}
-	if err := build(ctx, dir); err != nil {
+	if err := k.build(ctx, dir); err != nil {
 		return Image{}, fmt.Errorf("guest: %w", err)
 	}
-	return imageIn(dir), nil
+	return k.imageIn(dir), nil
 }
 
 // lock waits for the file's lock, which the kernel frees with its holder.

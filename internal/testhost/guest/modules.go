@@ -8,12 +8,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
 var (
-	// diskModules find the disk; the initramfs loads them.
-	diskModules = []string{"virtio_pci", "virtio_blk"}
+	// diskModules find and read the disk; the initramfs loads those that the kernel does not have built in.
+	diskModules = []string{"virtio_pci", "virtio_blk", "crc32c_generic", "ext4"}
 	// bootModules are loaded by root/etc/rc. lazyModules wait for modprobe.
 	bootModules = []string{"virtio_net", "virtio_console", "virtio_rng", "virtio_balloon", "button", "evdev", "qemu_fw_cfg"}
 	lazyModules = []string{"8021q", "macvlan", "tun", "virtio_scsi", "sd_mod", "overlay"}
@@ -24,6 +25,7 @@ type kernelModules struct {
 	version string
 	dir     string            // holds kernel/...
 	files   map[string]string // virtio_net -> kernel/drivers/net/virtio_net.ko
+	builtin map[string]bool   // by name, those that are part of the kernel
 }
 
 func findModules(unpacked string) (*kernelModules, error) {
@@ -31,7 +33,15 @@ func findModules(unpacked string) (*kernelModules, error) {
 	if err != nil || len(dirs) != 1 {
 		return nil, errors.Join(err, fmt.Errorf("%d kernels unpacked, want 1", len(dirs)))
 	}
-	k := &kernelModules{version: filepath.Base(dirs[0]), dir: dirs[0], files: map[string]string{}}
+	k := &kernelModules{version: filepath.Base(dirs[0]), dir: dirs[0], files: map[string]string{}, builtin: map[string]bool{}}
+	list, err := os.ReadFile(filepath.Join(k.dir, "modules.builtin"))
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(list)) {
+		name, _ := strings.CutSuffix(filepath.Base(strings.TrimSpace(line)), ".ko")
+		k.builtin[canonical(name)] = true
+	}
 	err = filepath.WalkDir(k.dir, func(path string, d fs.DirEntry, err error) error {
 		if name, ok := strings.CutSuffix(filepath.Base(path), ".ko"); ok && err == nil {
 			k.files[canonical(name)], err = filepath.Rel(k.dir, path)
@@ -43,6 +53,11 @@ func findModules(unpacked string) (*kernelModules, error) {
 
 // canonical spells a module's name as the kernel does.
 func canonical(name string) string { return strings.ReplaceAll(name, "-", "_") }
+
+// toLoad leaves out of a list what the kernel has built in.
+func (k *kernelModules) toLoad(names []string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return k.builtin[canonical(n)] })
+}
 
 // install copies the named modules, and those they need, below root, with the modules.dep that modprobe reads.
 func (k *kernelModules) install(root string, names ...[]string) error {
@@ -76,7 +91,7 @@ func (k *kernelModules) install(root string, names ...[]string) error {
 		return copyFile(filepath.Join(k.dir, file), filepath.Join(to, file), 0o644)
 	}
 	for _, list := range names {
-		for _, n := range list {
+		for _, n := range k.toLoad(list) {
 			if err := add(canonical(n)); err != nil {
 				return err
 			}

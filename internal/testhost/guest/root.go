@@ -96,7 +96,11 @@ func installBusybox(ctx context.Context, root, unpacked string) error {
 			return err
 		}
 	}
-	return os.Symlink("/bin/busybox", filepath.Join(root, "sbin/init"))
+	// The guest agent runs these by their paths in Debian; without hwclock it does not offer to set the clock.
+	return errors.Join(
+		os.Symlink("/bin/busybox", filepath.Join(root, "sbin/init")),
+		os.Symlink("/bin/busybox", filepath.Join(root, "sbin/hwclock")),
+	)
 }
 
 // installProgram copies a program and, once each, the libraries it needs.
@@ -157,7 +161,7 @@ func installKernel(root, unpacked string, modules *kernelModules) error {
 		return err
 	}
 	tree := root + "-initramfs"
-	for _, d := range []string{"bin", "dev", "proc", "sys", "root"} {
+	for _, d := range []string{"bin", "dev", "etc", "proc", "sys", "root"} {
 		if err := os.MkdirAll(filepath.Join(tree, d), 0o755); err != nil {
 			return err
 		}
@@ -166,6 +170,9 @@ func installKernel(root, unpacked string, modules *kernelModules) error {
 		return err
 	}
 	if err := modules.install(tree, diskModules); err != nil {
+		return err
+	}
+	if err := writeLines(filepath.Join(tree, "etc/modules"), modules.toLoad(diskModules)); err != nil {
 		return err
 	}
 	script, err := builder.ReadFile("root/etc/initramfs")

@@ -1,4 +1,4 @@
-// Buildguest builds the test guest in build/guest of the module, unless it is there as it should be.
+// Buildguest builds the test guests in build/guest of the module, unless they are there as they should be.
 package main
 
 import (
@@ -13,12 +13,14 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	img, err := testhost.BuildGuest(ctx)
+	plain, withGenerationID, err := testhost.BuildAllGuests(ctx)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "buildguest:", err)
 		os.Exit(1)
 	}
-	fmt.Println(img.Qcow2)
-	fmt.Println(img.Raw)
-	fmt.Println(img.KeyPath)
+	for _, img := range []testhost.GuestImage{plain, withGenerationID} {
+		fmt.Println(img.Qcow2)
+		fmt.Println(img.Raw)
+	}
+	fmt.Println(plain.KeyPath)
 }
