@@ -67,24 +67,31 @@ func disk(i int, d Disk) libvirtxml.DomainDisk {
 			Name: "qemu", Type: d.Format, Cache: "writeback", ErrorPolicy: "stop", Discard: "unmap", DetectZeros: "unmap",
 		},
 		Source:       file(d.Path),
-		BackingStore: &libvirtxml.DomainDiskBackingStore{},
 		Target:       &libvirtxml.DomainDiskTarget{Dev: "vd" + string(rune('a'+i)), Bus: "virtio"},
 		Serial:       d.Serial,
 	}
 	if i == 0 {
 		x.Boot = &libvirtxml.DomainDeviceBoot{Order: 1}
 	}
-	if b := d.Backing; b != nil {
-		src := file(b.Path)
+	x.BackingStore = backing(d.Backing)
+	return x
+}
+
+// backing is the rest of a chain, ended by an empty element.
+func backing(b *BackingFile) *libvirtxml.DomainDiskBackingStore {
+	if b == nil {
+		return &libvirtxml.DomainDiskBackingStore{}
+	}
+	src := file(b.Path)
+	if b.Backing == nil {
 		// The base is an inode that others share: libvirt must not chown it.
 		src.File.SecLabel = []libvirtxml.DomainDeviceSecLabel{{Model: "dac", Relabel: "no"}}
-		x.BackingStore = &libvirtxml.DomainDiskBackingStore{
-			Format:       &libvirtxml.DomainDiskFormat{Type: b.Format},
-			Source:       src,
-			BackingStore: &libvirtxml.DomainDiskBackingStore{},
-		}
 	}
-	return x
+	return &libvirtxml.DomainDiskBackingStore{
+		Format:       &libvirtxml.DomainDiskFormat{Type: b.Format},
+		Source:       src,
+		BackingStore: backing(b.Backing),
+	}
 }
 
 func file(path string) *libvirtxml.DomainDiskSource {

@@ -19,7 +19,13 @@ var (
 	ErrUnsupported  = errors.New("not supported")        // this libvirt or QEMU cannot do it
 	ErrUnavailable  = errors.New("libvirt unavailable")  // not connected, connection lost, or no answer in time
 	ErrStillRunning = errors.New("domain still running") // the guest did not shut down in time
-	ErrInvalid      = errors.New("invalid")              // the caller's Spec, Network or Lease is not valid
+	ErrInvalid      = errors.New("invalid")              // the caller's argument is not valid
+	ErrUnusable     = errors.New("saved state cannot be used")
+	ErrUnresponsive = errors.New("guest agent does not answer") // absent, too late, or not understood
+	ErrRefused      = errors.New("guest refuses")               // the guest's agent answered, and not with success
+	// ErrAdrift: QEMU writes to a disk that libvirt does not know of, since libvirtd died in the middle of a change.
+	// Nothing that libvirt says of the domain's disks can be trusted: destroy it.
+	ErrAdrift = errors.New("domain runs on a disk that libvirt does not know")
 )
 
 // codes translates libvirt's error codes. A code that is missing stays unclassified on purpose: bad XML, for

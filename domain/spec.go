@@ -27,14 +27,16 @@ type Spec struct {
 type Disk struct {
 	Path    string
 	Format  string       // "raw" or "qcow2"
-	Backing *BackingFile // non-nil for an overlay; the chain has at most this one base
+	Backing *BackingFile // non-nil for an overlay
 	Serial  string       // stable name in the guest (/dev/disk/by-id/virtio-SERIAL), at most 20 bytes
 }
 
-// BackingFile is the read-only base of an overlay. libvirt neither relabels nor probes it.
+// BackingFile is what an overlay is over: read-only, never probed. One without a Backing of its own is a base that
+// others may share: libvirt does not relabel it. A chain has at most two of these.
 type BackingFile struct {
-	Path   string
-	Format string
+	Path    string
+	Format  string
+	Backing *BackingFile `json:",omitempty"` // left out of the hash where there is none, as before there could be one
 }
 
 // NIC is the domain's only interface: virtio, on an isolated port of the network's bridge.

@@ -19,6 +19,7 @@ const (
 	maxName    = 15 // IFNAMSIZ-1: the name is an interface's name too
 	maxVCPUs   = 255
 	maxDisks   = 6 // leaves at least two of the root ports for hot-plug
+	maxBacking = 2
 	maxLabels  = 16
 	maxText    = 255
 	mebibyte   = 1 << 20
@@ -96,13 +97,18 @@ func (d Disk) validate(f *faults, what string) {
 	checkPath(f, what, d.Path)
 	f.check(slices.Contains(formats, d.Format), "%s: format %q is neither raw nor qcow2", what, d.Format)
 	f.check(serialPattern.MatchString(d.Serial), "%s: serial %q is not up to 20 of [A-Za-z0-9_.-]", what, d.Serial)
-	if d.Backing == nil {
-		return
+	f.check(d.Backing == nil || d.Format == "qcow2", "%s: a %s disk has no backing file", what, d.Format)
+	seen := []string{d.Path}
+	for b := d.Backing; b != nil; b = b.Backing {
+		checkPath(f, what+": backing file", b.Path)
+		f.check(slices.Contains(formats, b.Format), "%s: backing format %q is neither raw nor qcow2", what, b.Format)
+		f.check(b.Backing == nil || b.Format == "qcow2", "%s: a %s backing file has none of its own", what, b.Format)
+		f.check(!slices.Contains(seen, b.Path), "%s: is its own backing file", what)
+		if seen = append(seen, b.Path); len(seen) > 1+maxBacking {
+			f.check(b.Backing == nil, "%s: more than %d backing files", what, maxBacking)
+			return
+		}
 	}
-	f.check(d.Format == "qcow2", "%s: a %s disk has no backing file", what, d.Format)
-	checkPath(f, what+": backing file", d.Backing.Path)
-	f.check(slices.Contains(formats, d.Backing.Format), "%s: backing format %q is neither raw nor qcow2", what, d.Backing.Format)
-	f.check(d.Backing.Path != d.Path, "%s: is its own backing file", what)
 }
 
 func (n NIC) validate(f *faults) {
