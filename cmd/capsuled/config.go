@@ -22,6 +22,8 @@ type Config struct {
 	Auth    AuthConfig
 	Quota   QuotaConfig
 	Capsule CapsuleConfig
+	Policy  PolicyConfig
+	Secure  SecureConfig
 	Log     LogConfig
 }
 
@@ -81,6 +83,20 @@ type CapsuleConfig struct {
 	DiskReserveGB int           // work that would leave less free than this is refused
 }
 
+// PolicyConfig is [policy]: what capsules may send and get.
+type PolicyConfig struct {
+	Dir string // policy files; see loadPolicies for what is not there
+}
+
+// SecureConfig is [secure]: how secure mode is entered, watched and left.
+type SecureConfig struct {
+	VerifyEvery           time.Duration // how often each capsule in secure mode is looked at
+	MountWait             time.Duration // how long a guest may take to mount its volumes
+	FlushWait             time.Duration // how long a guest may take to write back before it is destroyed
+	RotateConsolePassword bool          // a new console password at each switch
+	CutConsoles           bool          // console connections end at each switch
+}
+
 // LogConfig is [log].
 type LogConfig struct {
 	Level  slog.Level
@@ -135,6 +151,13 @@ func DefaultConfig() Config {
 			SpoolGB:       10,
 			StopGrace:     30 * time.Second,
 			DiskReserveGB: 1,
+		},
+		Policy: PolicyConfig{Dir: "/etc/capsuled/policies"},
+		Secure: SecureConfig{
+			VerifyEvery: 5 * time.Second,
+			MountWait:   20 * time.Second,
+			FlushWait:   5 * time.Second,
+			CutConsoles: true,
 		},
 		Log: LogConfig{Level: slog.LevelInfo, Format: "auto"},
 	}

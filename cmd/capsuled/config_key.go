@@ -56,6 +56,14 @@ var keys = []key{
 	entry("capsule", "stop_grace", func(c *Config) *time.Duration { return &c.Capsule.StopGrace }, duration(time.Second, time.Hour)),
 	entry("capsule", "disk_reserve_gb", func(c *Config) *int { return &c.Capsule.DiskReserveGB }, whole(0, 1<<14)),
 
+	entry("policy", "dir", func(c *Config) *string { return &c.Policy.Dir }, text(checkPath)),
+
+	entry("secure", "verify_every", func(c *Config) *time.Duration { return &c.Secure.VerifyEvery }, duration(time.Second, 10*time.Minute)),
+	entry("secure", "mount_wait", func(c *Config) *time.Duration { return &c.Secure.MountWait }, duration(time.Second, 10*time.Minute)),
+	entry("secure", "flush_wait", func(c *Config) *time.Duration { return &c.Secure.FlushWait }, duration(time.Second, 10*time.Minute)),
+	entry("secure", "rotate_console_password", func(c *Config) *bool { return &c.Secure.RotateConsolePassword }, truth),
+	entry("secure", "cut_consoles", func(c *Config) *bool { return &c.Secure.CutConsoles }, truth),
+
 	entry("log", "level", func(c *Config) *slog.Level { return &c.Log.Level }, logLevel),
 	entry("log", "format", func(c *Config) *string { return &c.Log.Format }, oneOf("auto", "text", "json", "journal")),
 }
@@ -156,6 +164,18 @@ func whole(low, high int) kind[int] {
 			return int(n), nil
 		},
 	}
+}
+
+// truth is true or false, without quotes.
+var truth = kind[bool]{
+	show: strconv.FormatBool,
+	read: func(raw any) (bool, error) {
+		b, ok := raw.(bool)
+		if !ok {
+			return false, wrongType(raw, "true or false, without quotes")
+		}
+		return b, nil
+	},
 }
 
 // list is a list of different strings that check accepts; like is how one looks.
