@@ -20,7 +20,7 @@ type Binding struct {
 	MAC     net.HardwareAddr
 	IP      netip.Addr
 	SSHPort uint16 // host TCP port forwarded to IP:22; 0 for none
-	Policy  Policy
+	Policy  string // Closed, or the name of a loaded policy
 }
 
 // validateAll checks each binding, and that no two share what must be one's own.
@@ -72,7 +72,7 @@ func (o Options) validateBinding(b Binding) error {
 	case b.SSHPort != 0 && (b.SSHPort < o.PortLow || b.SSHPort > o.PortHigh):
 		return fmt.Errorf("port %d is not in %d-%d", b.SSHPort, o.PortLow, o.PortHigh)
 	case fences[b.Policy] == nil:
-		return fmt.Errorf("policy %d is unknown", int(b.Policy))
+		return fmt.Errorf("policy %q is not loaded", b.Policy)
 	}
 	return nil
 }
@@ -96,7 +96,7 @@ func (b Binding) tightens(next Binding) bool {
 	}
 	looser := b
 	looser.Policy = next.Policy
-	return !looser.equal(next) || next.Policy < b.Policy
+	return !looser.equal(next) || next.Policy != b.Policy
 }
 
 func (b Binding) closed() Binding {

@@ -57,11 +57,11 @@ func (m *metrics) time(call string) func() {
 
 // count shows how many bindings each policy has.
 func (m *metrics) count(want map[string]Binding) {
-	n := map[Policy]float64{}
+	n := map[string]float64{}
 	for _, b := range want {
 		n[b.Policy]++
 	}
 	for p := range fences {
-		m.bindings.WithLabelValues(p.String()).Set(n[p])
+		m.bindings.WithLabelValues(shown(p)).Set(n[p])
 	}
 }

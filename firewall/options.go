@@ -9,15 +9,18 @@ import (
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/capsuled/capsuled/firewall/policy"
 )
 
-// Options say what [Chains] fences. All fields but PublicIP and Registerer are required.
+// Options say what [Chains] fences. All fields but PublicIP, Policies and Registerer are required.
 type Options struct {
 	Bridge            string       // the bridge's interface name; it need not exist yet
 	Subnet            netip.Prefix // IPv4, /16 to /29; its first address is the host's on the bridge
 	PortLow, PortHigh uint16       // host ports that may be forwarded to ssh, both included
 	PublicIP          netip.Addr   // address of the host whose ports are forwarded; zero = any local one
 	Log               *slog.Logger
+	Policies          []policy.Policy       // what a binding may name at first; see [Chains.SetPolicies]
 	Registerer        prometheus.Registerer // nil: metrics are counted and shown to nobody
 }
 

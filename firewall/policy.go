@@ -1,24 +1,20 @@
 package firewall
 
-import "fmt"
-
-// Policy names what a binding may do. The zero value is Closed.
-type Policy int
+// Policy is the name of a policy, for callers that have not yet turned to plain strings.
+type Policy = string
 
 const (
-	Closed      Policy = iota // nothing in, nothing out, both layers
-	Maintenance               // DHCP and DNS to the host, the world beyond it by NAT, ssh forwarded in
+	Closed      Policy = ""            // nothing in, nothing out, both layers
+	Maintenance Policy = "maintenance" // DHCP and DNS to the host, the world beyond it by NAT, ssh forwarded in
 )
 
-// String is the policy's name in logs and metrics.
-func (p Policy) String() string {
-	if int(p) < len(policyNames) && p >= 0 {
-		return policyNames[p]
+// shown is the name of a policy in logs and metrics.
+func shown(policy string) string {
+	if policy == Closed {
+		return "closed"
 	}
-	return fmt.Sprintf("policy(%d)", int(p))
+	return policy
 }
-
-var policyNames = [...]string{Closed: "closed", Maintenance: "maintenance"}
 
 // fence is what a policy means for one binding. The rules are in the words of iptables-save, without "-A
 // chain"; a list decides every packet that reaches it, so its last rule takes all that is left.
@@ -30,7 +26,7 @@ type fence struct {
 }
 
 // fences is the one place that says what each policy allows. A policy of rule lists lands here.
-var fences = map[Policy]func(Options, Binding) fence{
+var fences = map[string]func(Options, Binding) fence{
 	Closed: func(Options, Binding) fence {
 		return fence{host: drop, out: drop, in: drop, from: "drop", to: "drop"}
 	},
@@ -38,7 +34,7 @@ var fences = map[Policy]func(Options, Binding) fence{
 }
 
 // forwarding are the policies in which Binding.SSHPort is forwarded.
-var forwarding = map[Policy]bool{Maintenance: true}
+var forwarding = map[string]bool{Maintenance: true}
 
 func (b Binding) forwarded() bool { return b.SSHPort != 0 && forwarding[b.Policy] }
 
