@@ -213,7 +213,7 @@ func (s *Store) list(key string) (map[string]File, error) {
 	for _, file := range names {
 		name, extension, _ := strings.Cut(file, ".")
 		format := Format(extension)
-		if format != Raw && format != Qcow2 {
+		if format != Raw && format != Qcow2 || file == overlayFile {
 			continue
 		}
 		if pinned, ok := strings.CutPrefix(name, pinPrefix); ok {

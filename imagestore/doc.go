@@ -13,6 +13,8 @@
 //	capsules/<key>/                 a clone's directory, root:reader group 0710
 //	    <disk>.<format>             a disk that can be written, 0600 until libvirt hands it to QEMU
 //	    base-<disk>.<format>        the pinned base of an overlay, 0440
+//	    overlay.qcow2               takes the disk's writes after a clean point
+//	    clean.ram                   the RAM at a clean point, written by libvirt
 //	    serial.log                  the console's log
 //
 // A disk's format is told by its name alone: a guest can write any header into a raw disk of its own.

@@ -14,7 +14,7 @@ import (
 
 // Volume is an empty ext4 file system for a capsule's data.
 type Volume struct {
-	Name          string // file name and ext4 label: 1 to 16 of a-z, 0-9 and _, beginning with a letter; not "disk"
+	Name          string // file name and ext4 label: 1 to 16 of a-z, 0-9 and _, beginning with a letter; not "disk", "overlay", "clean"
 	Bytes         int64  // size; a multiple of 4096 from 16 MiB to 2 TiB
 	BytesPerInode int    // one inode for so many bytes; 0 for 16384
 }
@@ -27,7 +27,7 @@ const (
 )
 
 func (v Volume) check() error {
-	if !namePattern.MatchString(v.Name) || v.Name == diskName {
+	if !namePattern.MatchString(v.Name) || v.Name == diskName || v.Name == overlayName || v.Name == ramName {
 		return fmt.Errorf("%w: volume name %.80q", ErrInvalid, v.Name)
 	}
 	if v.Bytes < minVolume || v.Bytes > maxVirtual || v.Bytes%4096 != 0 {
