@@ -30,7 +30,13 @@ var (
 	}
 	vmidParams = params{{name: "vmid", required: true, check: canonicalUUID}}
 	showParams = params{{name: "vmid", check: canonicalUUID}}
-	noParams   = params{}
+	// mode in any case, as the original took it; review is ours, for administrators.
+	switchParams = params{
+		{name: "vmid", required: true, check: canonicalUUID},
+		{name: "mode", required: true, check: word("maintenance", "secure")},
+		{name: "review", check: flag},
+	}
+	noParams = params{}
 )
 
 func (s *Server) createCapsule(w http.ResponseWriter, r *http.Request, c daemon.Caller) (reply, error) {
@@ -94,6 +100,21 @@ func (s *Server) deleteCapsule(w http.ResponseWriter, r *http.Request, c daemon.
 	return reply{operation: op.ID}, err
 }
 
+func (s *Server) switchCapsule(w http.ResponseWriter, r *http.Request, c daemon.Caller) (reply, error) {
+	f, err := readForm(w, r, switchParams)
+	if err != nil {
+		return reply{}, err
+	}
+	mode, review := modes[f["mode"]], f["review"] == "true"
+	if review && mode != daemon.Secure {
+		return reply{}, invalid("review goes with mode secure: there is nothing to review without the data")
+	}
+	op, err := s.daemon.SwitchCapsule(r.Context(), c, f["vmid"], mode, review)
+	return reply{operation: op.ID}, err
+}
+
+var modes = map[string]daemon.Mode{"maintenance": daemon.Maintenance, "secure": daemon.Secure}
+
 func readVMID(w http.ResponseWriter, r *http.Request) (string, error) {
 	f, err := readForm(w, r, vmidParams)
 	return f["vmid"], err
@@ -108,11 +129,7 @@ func (s *Server) showCapsules(w http.ResponseWriter, r *http.Request, c daemon.C
 	if err != nil {
 		return reply{}, err
 	}
-	list := wire.StatusList{Status: make([]wire.Status, len(found))}
-	for i, capsule := range found {
-		list.Status[i] = status(capsule)
-	}
-	return reply{body: list}, nil
+	return reply{body: wire.StatusList{Status: each(found, status)}}, nil
 }
 
 func (s *Server) listCapsules(_ http.ResponseWriter, r *http.Request, c daemon.Caller) (reply, error) {
@@ -123,9 +140,5 @@ func (s *Server) listCapsules(_ http.ResponseWriter, r *http.Request, c daemon.C
 	if err != nil {
 		return reply{}, err
 	}
-	list := wire.VMList{VMsInfo: make([]wire.VMInfo, len(found))}
-	for i, capsule := range found {
-		list.VMsInfo[i] = vmInfo(capsule)
-	}
-	return reply{body: list}, nil
+	return reply{body: wire.VMList{VMsInfo: each(found, vmInfo)}}, nil
 }

@@ -22,6 +22,7 @@ type fakeDaemon struct {
 	callers  []daemon.Caller // of every verb
 	asked    []daemon.NewCapsule
 	added    []daemon.NewImage
+	switched []switched
 	filter   daemon.OperationFilter
 	ready    daemon.Readiness
 	fail     error                 // what every verb answers, when set

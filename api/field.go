@@ -93,6 +93,18 @@ func oneOf(values ...string) check {
 	}
 }
 
+// word accepts one of some words in any case, and returns it as it stands here.
+func word(words ...string) check {
+	return func(v string) (string, error) {
+		for _, w := range words {
+			if strings.EqualFold(v, w) && len(v) == len(w) { // EqualFold also takes letters beyond ASCII, such as the long s
+				return w, nil
+			}
+		}
+		return "", errors.New("must be " + strings.Join(words, " or "))
+	}
+}
+
 // canonicalUUID accepts 8-4-4-4-12 hex digits in any case, and returns them in lower case. uuid.Parse also takes braces,
 // URNs and 32 bare digits; those are refused here.
 func canonicalUUID(v string) (string, error) {

@@ -34,6 +34,11 @@ func TestFormDecode(t *testing.T) {
 		{name: "title of 256 runes", params: createParams, form: goodForm + "&title=" + strings.Repeat("%C3%A4", 256),
 			want: fields{"imageid": "i", "loginusername": "u", "loginpassword": "p", "title": strings.Repeat("ä", 256)}},
 
+		{name: "mode in capitals", params: switchParams, form: "vmid=" + vmid + "&mode=SECURE", want: fields{"vmid": vmid, "mode": "secure"}},
+		{name: "mode and review", params: switchParams, form: "vmid=" + vmid + "&mode=Maintenance&review=False",
+			want: fields{"vmid": vmid, "mode": "maintenance", "review": "false"}},
+		{name: "packet", params: explainParams, form: "packet=tcp%20to+192.0.2.1:443", want: fields{"packet": "tcp to 192.0.2.1:443"}},
+
 		{name: "all missing", params: createParams, form: "", fault: "imageid is missing; loginusername is missing; loginpassword is missing"},
 		{name: "vmid missing", params: vmidParams, form: "", fault: "vmid is missing"},
 		{name: "vmid twice", params: vmidParams, form: "vmid=" + vmid + "&vmid=" + vmid, fault: "vmid is given more than once"},
@@ -66,6 +71,17 @@ func TestFormDecode(t *testing.T) {
 		{name: "password empty", params: createParams, form: "imageid=i&loginusername=u&loginpassword=", fault: "loginpassword must be 1 to 8"},
 		{name: "password in umlauts", params: createParams, form: "imageid=i&loginusername=u&loginpassword=%C3%A4", fault: "loginpassword must be 1 to 8"},
 		{name: "type in small letters", params: createParams, form: goodForm + "&type=demo", fault: "type must be one of DEMO, RESEARCH, RESEARCH-FULL"},
+		{name: "mode missing", params: switchParams, form: "vmid=" + vmid, fault: "mode is missing"},
+		{name: "mode by its first letter", params: switchParams, form: "vmid=" + vmid + "&mode=s", fault: "mode must be maintenance or secure"},
+		{name: "mode with a long s", params: switchParams, form: "vmid=" + vmid + "&mode=%C5%BFecure", fault: "mode must be maintenance or secure"},
+		{name: "mode with a space", params: switchParams, form: "vmid=" + vmid + "&mode=secure+", fault: "mode must be maintenance or secure"},
+		{name: "mode empty", params: switchParams, form: "vmid=" + vmid + "&mode=", fault: "mode must be maintenance or secure"},
+		{name: "no mode", params: switchParams, form: "vmid=" + vmid + "&mode=NOT_DEFINED", fault: "mode must be maintenance or secure"},
+		{name: "two modes", params: switchParams, form: "vmid=" + vmid + "&mode=secure&mode=maintenance", fault: "mode is given more than once"},
+		{name: "review of another kind", params: switchParams, form: "vmid=" + vmid + "&mode=secure&review=1", fault: "review must be true or false"},
+		{name: "type of a switch", params: switchParams, form: "vmid=" + vmid + "&mode=secure&vmtype=DEMO", fault: `unknown: "vmtype" (allowed: vmid, mode, review)`},
+		{name: "packet with an escape", params: explainParams, form: "packet=tcp%1b", fault: "packet must not contain control characters"},
+		{name: "packet without end", params: explainParams, form: "packet=" + strings.Repeat("a", 301), fault: "at most 300 characters"},
 		{name: "flag of another kind", params: createParams, form: goodForm + "&consent=yes", fault: "consent must be true or false"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -99,11 +115,12 @@ func TestFormNumbers(t *testing.T) {
 // FuzzForm holds the decoder to its promises: it never panics, refuses with an invalid *daemon.Error whose message can
 // go anywhere, and what it accepts is allowed, complete, clean and stable.
 func FuzzForm(f *testing.F) {
-	for _, seed := range []string{"", goodForm, "vmid=x", "vmid=3f1c0d5e-8a4b-4c8e-9d57-2b6f1a0e7c43", "%ff=%00&a;b", goodForm + "&memory=64&title=%E2%80%AE&desc_nature=%0D%0A", "a&a&&=&%"} {
+	for _, seed := range []string{"", goodForm, "vmid=x", "vmid=3f1c0d5e-8a4b-4c8e-9d57-2b6f1a0e7c43", "%ff=%00&a;b", goodForm + "&memory=64&title=%E2%80%AE&desc_nature=%0D%0A", "a&a&&=&%",
+		"vmid=3f1c0d5e-8a4b-4c8e-9d57-2b6f1a0e7c43&mode=Secure&review=TRUE", "mode=%C5%BFECURE", "packet=tcp+to+192.0.2.1:443"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, raw string) {
-		for _, ps := range []params{createParams, vmidParams, showParams, noParams, operationsParams} {
+		for _, ps := range []params{createParams, vmidParams, showParams, noParams, operationsParams, switchParams, explainParams} {
 			got, err := ps.decode(raw, "form")
 			if err != nil {
 				e, ok := errors.AsType[*daemon.Error](err)

@@ -70,6 +70,14 @@ func TestCapsuleDialectGolden(t *testing.T) {
 	})
 	tr.call(t, "POST", "/show", vmid)
 	tr.call(t, "GET", "/listvms", "")
+	tr.call(t, "POST", "/switchvm", vmid)
+	tr.call(t, "POST", "/switchvm", vmid+"&mode=s&review=yes")
+	tr.call(t, "POST", "/switchvm", vmid+"&mode=maintenance&review=true")
+	tr.call(t, "POST", "/switchvm", vmid+"&mode=maintenance")
+	tr.call(t, "POST", "/sloan-ws/switchvm", vmid+"&mode=SECURE")
+	tr.call(t, "POST", "/show", vmid)
+	tr.call(t, "POST", "/switchvm", vmid+"&mode=maintenance")
+	tr.set(func(f *fakeDaemon) { f.capsules[firstCapsule].State = daemon.Running })
 	tr.call(t, "POST", "/stopvm", vmid)
 	tr.call(t, "POST", "/deletevm", vmid)
 	tr.call(t, "POST", "/deletevm", "vmid=nonsense")
@@ -95,6 +103,58 @@ func TestRedactedGolden(t *testing.T) {
 	tr.call(t, "POST", "/show", "vmid="+firstCapsule)
 	tr.call(t, "GET", "/listvms", "")
 	tr.compare(t, "redacted")
+}
+
+// The calls about one capsule, its fence and the host.
+func TestSecureGolden(t *testing.T) {
+	tr := &transcript{host: start(t, nil)}
+	tr.call(t, "GET", "/v1/capsules", "")
+	tr.local(t, "POST", "/createvm", createForm)
+	capsule := "/v1/capsules/" + firstCapsule
+	tr.call(t, "GET", capsule+"/records", "")
+	tr.set(func(f *fakeDaemon) {
+		c := f.capsules[firstCapsule]
+		c.State, c.Mode, c.Observed, c.Cause = daemon.Failed, daemon.Secure, "paused", "held: the bridge layer could not be read"
+	})
+	tr.call(t, "GET", "/v1/capsules", "")
+	tr.call(t, "GET", capsule, "")
+	tr.call(t, "GET", "/v1/capsules/00000000-0000-4000-8000-000000000009", "")
+	tr.call(t, "PUT", capsule+"/type", `{"type":"RESEARCH-FULL"}`)
+	tr.call(t, "PUT", capsule+"/type", `{"type":"research"}`)
+	tr.call(t, "POST", capsule+"/resume", "")
+	tr.call(t, "GET", capsule+"/proof", "")
+	tr.call(t, "GET", capsule+"/records", "")
+	tr.call(t, "GET", capsule+"/policy", "")
+	tr.call(t, "GET", capsule+"/policy/explain?packet=tcp%20to%20192.0.2.1:443", "")
+	tr.call(t, "GET", capsule+"/policy/explain", "")
+	tr.call(t, "GET", "/v1/policies", "")
+	tr.call(t, "POST", "/v1/policies/reload", "")
+	tr.call(t, "GET", "/v1/policies/reload", "")
+	tr.call(t, "GET", "/v1/doctor", "")
+	tr.compare(t, "secure")
+}
+
+// What the verbs of the modes get is what was sent, in normal form.
+func TestSwitchReachesTheDaemon(t *testing.T) {
+	h := start(t, nil)
+	h.local(t, "POST", "/createvm", createForm)
+	h.set(func(f *fakeDaemon) {
+		f.capsules[firstCapsule].State, f.capsules[firstCapsule].Mode = daemon.Running, daemon.Maintenance
+	})
+	upper := strings.ToUpper(firstCapsule)
+	if a := h.local(t, "POST", "/switchvm", "vmid="+upper+"&mode=Secure&review=TRUE"); a.StatusCode != 200 || a.body != "" {
+		t.Error(a.StatusCode, a.body)
+	}
+	if a := h.local(t, "PUT", "/v1/capsules/"+upper+"/type", `{"type":"DEMO"}`); a.StatusCode != 204 || a.body != "" {
+		t.Error(a.StatusCode, a.body)
+	}
+	if a := h.local(t, "GET", "/v1/capsules/"+upper+"/policy/explain?packet=udp+to+host%3A53", ""); a.StatusCode != 200 {
+		t.Error(a.StatusCode, a.body)
+	}
+	want := []switched{{ID: firstCapsule, Mode: daemon.Secure, Review: true}, {ID: firstCapsule, Type: daemon.Demo}, {ID: firstCapsule, Packet: "udp to host:53"}}
+	if diff := cmp.Diff(want, h.switched); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
 }
 
 func TestNativeDialectGolden(t *testing.T) {

@@ -68,11 +68,7 @@ func (s *Server) listOperations(_ http.ResponseWriter, r *http.Request, c daemon
 	if err != nil {
 		return reply{}, err
 	}
-	list := wire.OperationList{Operations: make([]wire.Operation, len(found))}
-	for i, op := range found {
-		list.Operations[i] = operation(op)
-	}
-	return reply{body: list}, nil
+	return reply{body: wire.OperationList{Operations: each(found, operation)}}, nil
 }
 
 func (s *Server) showOperation(_ http.ResponseWriter, r *http.Request, c daemon.Caller) (reply, error) {
@@ -146,15 +142,8 @@ var newImageChecks = []struct {
 }
 
 func readNewImage(w http.ResponseWriter, r *http.Request) (daemon.NewImage, error) {
-	if r.URL.RawQuery != "" {
-		return daemon.NewImage{}, invalid("parameters belong in the body, not in the query string")
-	}
-	body, err := readBody(w, r, "application/json")
-	if err != nil {
-		return daemon.NewImage{}, err
-	}
 	var n wire.NewImage
-	if err := decodeJSON(body, &n); err != nil {
+	if err := readDocument(w, r, &n); err != nil {
 		return daemon.NewImage{}, err
 	}
 	for _, c := range newImageChecks {

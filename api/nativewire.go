@@ -31,19 +31,31 @@ func operation(o daemon.Operation) wire.Operation {
 		Target:   o.Target,
 		State:    string(o.State),
 		Step:     o.Step,
-		Steps:    make([]wire.Step, len(o.Steps)),
+		Steps:    steps(o.Steps),
 		Progress: o.Progress,
 		Code:     string(o.Code),
 		Cause:    o.Cause,
 		Actor:    o.Actor,
 		Started:  o.Started.UTC(),
 	}
-	for i, s := range o.Steps {
-		op.Steps[i] = wire.Step{Name: s.Name, State: s.State, Seconds: s.Seconds}
-	}
 	if !o.Ended.IsZero() {
 		ended := o.Ended.UTC()
 		op.Ended = &ended
 	}
 	return op
+}
+
+func steps(of []daemon.Step) []wire.Step {
+	return each(of, func(s daemon.Step) wire.Step {
+		return wire.Step{Name: s.Name, State: s.State, Seconds: s.Seconds, Note: s.Note}
+	})
+}
+
+// each is the list of what of makes of every item; an empty one and never nil, which would travel as null.
+func each[D, W any](items []D, of func(D) W) []W {
+	out := make([]W, len(items))
+	for i, item := range items {
+		out[i] = of(item)
+	}
+	return out
 }

@@ -74,10 +74,12 @@ func TestDocumentHasEveryField(t *testing.T) {
 	doc := parseDocument(t)
 	want := map[string][]string{"Code": nil}
 	for _, body := range []any{wire.Error{}, wire.Created{}, wire.StatusList{}, wire.Status{}, wire.Role{}, wire.VMList{}, wire.VMInfo{}, wire.Problem{},
-		wire.NewImage{}, wire.Image{}, wire.ImageList{}, wire.Accepted{}, wire.Operation{}, wire.Step{}, wire.OperationList{}, wire.Health{}} {
+		wire.NewImage{}, wire.Image{}, wire.ImageList{}, wire.Accepted{}, wire.Operation{}, wire.Step{}, wire.OperationList{}, wire.Health{},
+		wire.CapsuleType{}, wire.Proof{}, wire.Check{}, wire.Chain{}, wire.SwitchRecord{}, wire.SwitchRecordList{}, wire.Policy{}, wire.PolicyList{},
+		wire.PolicyView{}, wire.Traffic{}, wire.Explanation{}, wire.Finding{}, wire.FindingList{}} {
 		want[reflect.TypeOf(body).Name()] = jsonNames(reflect.TypeOf(body))
 	}
-	for name, ps := range map[string]params{"CreateCapsule": createParams, "Capsule": vmidParams, "Show": showParams} {
+	for name, ps := range map[string]params{"CreateCapsule": createParams, "Capsule": vmidParams, "SwitchCapsule": switchParams, "Show": showParams} {
 		for _, p := range ps {
 			want[name] = append(want[name], p.name)
 		}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -54,4 +55,35 @@ func TestDecodeJSON(t *testing.T) {
 			}
 		})
 	}
+}
+
+// FuzzJSON holds the decoder to the promises of FuzzForm, and what it accepts to be what was said and nothing else.
+func FuzzJSON(f *testing.F) {
+	for _, seed := range []string{"", "{}", `{"type":"DEMO"}`, `{"type":"DEMO","type":"RESEARCH"}`, `{"name":"n","path":"/p","public":true}`,
+		`{"t\u0079pe":null}`, `{"type":{}} `, "{\"type\":\"\xff\"}", `{"type":"\ud800"}`} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, raw string) {
+		var kind, again wire.CapsuleType
+		var img wire.NewImage
+		for _, into := range []any{&kind, &img} {
+			err := decodeJSON(raw, into)
+			if err == nil {
+				continue
+			}
+			if e, ok := errors.AsType[*daemon.Error](err); !ok || e.Code != daemon.Invalid || checkText(e.Message, 1, 4096, "") != nil {
+				t.Fatalf("%q is refused with %#v", raw, err)
+			}
+		}
+		if decodeJSON(raw, &kind) != nil {
+			return
+		}
+		said, err := json.Marshal(kind)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := decodeJSON(string(said), &again); err != nil || kind != again {
+			t.Fatalf("%q decodes to %+v, and that to %+v, %v", raw, kind, again, err)
+		}
+	})
 }

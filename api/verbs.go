@@ -9,6 +9,9 @@ import (
 // verbs is what the API asks of the daemon. Every error is a *daemon.Error; any other is taken as internal.
 type verbs interface {
 	capsules
+	modeVerbs
+	proofs
+	policies
 	operations
 	images
 	// Ready says at once whether the daemon serves, and if not, why.
@@ -26,6 +29,27 @@ type capsules interface {
 	ShowCapsules(ctx context.Context, c daemon.Caller, id string) ([]daemon.Capsule, error)
 	// ListCapsules lists what the caller may know of: for an administrator, everything.
 	ListCapsules(ctx context.Context, c daemon.Caller) ([]daemon.Capsule, error)
+}
+
+// modeVerbs is what moves a capsule between its modes.
+type modeVerbs interface {
+	SwitchCapsule(ctx context.Context, c daemon.Caller, id string, mode daemon.Mode, review bool) (daemon.Operation, error)
+	ResumeCapsule(ctx context.Context, c daemon.Caller, id string) (daemon.Operation, error)
+	SetCapsuleType(ctx context.Context, c daemon.Caller, id string, t daemon.Type) error
+}
+
+// proofs looks, and changes nothing.
+type proofs interface {
+	Prove(ctx context.Context, c daemon.Caller, id string) (daemon.Proof, error)
+	SwitchRecords(ctx context.Context, c daemon.Caller, id string) ([]daemon.SwitchRecord, error)
+	Doctor(ctx context.Context, c daemon.Caller) ([]daemon.Finding, error)
+}
+
+type policies interface {
+	Policies(ctx context.Context, c daemon.Caller) ([]daemon.PolicyInfo, error)
+	ReloadPolicies(ctx context.Context, c daemon.Caller) ([]daemon.PolicyInfo, error)
+	ShowPolicy(ctx context.Context, c daemon.Caller, id string) (daemon.PolicyView, error)
+	ExplainPacket(ctx context.Context, c daemon.Caller, id, packet string) (daemon.Explanation, error)
 }
 
 type operations interface {

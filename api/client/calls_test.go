@@ -84,6 +84,44 @@ var calls = []struct {
 		func(ctx context.Context, c *client.Client) (any, error) {
 			return c.Operation(ctx, "op-1", 30*time.Second)
 		}},
+	{"switch", "", "POST /switchvm " + form + "mode=secure&vmid=" + id, "op-1",
+		func(ctx context.Context, c *client.Client) (any, error) {
+			return c.SwitchCapsule(ctx, id, "secure", false)
+		}},
+	{"switch for review", "", "POST /switchvm " + form + "mode=secure&review=true&vmid=" + id, "op-1",
+		func(ctx context.Context, c *client.Client) (any, error) {
+			return c.SwitchCapsule(ctx, id, "secure", true)
+		}},
+	{"resume", `{"id":"` + id + `","operation":{"id":"op-2"}}`, "POST /v1/capsules/" + id + "/resume [] ", "op-1",
+		func(ctx context.Context, c *client.Client) (any, error) { return c.ResumeCapsule(ctx, id) }},
+	{"type", "", "PUT /v1/capsules/" + id + "/type " + jsonBody + `{"type":"DEMO"}`, nil,
+		func(ctx context.Context, c *client.Client) (any, error) {
+			return nil, c.SetCapsuleType(ctx, id, "DEMO")
+		}},
+	{"capsules", `{"status":[]}`, "GET /v1/capsules [] ", wire.StatusList{Status: []wire.Status{}},
+		func(ctx context.Context, c *client.Client) (any, error) { return c.Capsules(ctx) }},
+	{"capsule", `{"vmid":"` + id + `","mode":"SECURE"}`, "GET /v1/capsules/" + id + " [] ", wire.Status{VMID: id, Mode: "SECURE"},
+		func(ctx context.Context, c *client.Client) (any, error) { return c.Capsule(ctx, id) }},
+	{"proof", `{"proved":false,"checks":[{"promise":"P1","unknown":true}]}`, "GET /v1/capsules/" + id + "/proof [] ",
+		wire.Proof{Checks: []wire.Check{{Promise: "P1", Unknown: true}}},
+		func(ctx context.Context, c *client.Client) (any, error) { return c.Proof(ctx, id) }},
+	{"records", `{"records":[{"seq":3,"cut":2}]}`, "GET /v1/capsules/" + id + "/records [] ",
+		wire.SwitchRecordList{Records: []wire.SwitchRecord{{Seq: 3, Cut: 2}}},
+		func(ctx context.Context, c *client.Client) (any, error) { return c.SwitchRecords(ctx, id) }},
+	{"policy", `{"kernel":["a"],"denied":{"packets":18446744073709551615}}`, "GET /v1/capsules/" + id + "/policy [] ",
+		wire.PolicyView{Kernel: []string{"a"}, Denied: wire.Traffic{Packets: 1<<64 - 1}},
+		func(ctx context.Context, c *client.Client) (any, error) { return c.PolicyView(ctx, id) }},
+	{"explain", `{"allowed":true,"line":12}`, "GET /v1/capsules/" + id + "/policy/explain?packet=tcp+to+192.0.2.1%3A443 [] ",
+		wire.Explanation{Allowed: true, Line: 12},
+		func(ctx context.Context, c *client.Client) (any, error) {
+			return c.ExplainPacket(ctx, id, "tcp to 192.0.2.1:443")
+		}},
+	{"policies", `{"policies":[{"name":"secure"}]}`, "GET /v1/policies [] ", wire.PolicyList{Policies: []wire.Policy{{Name: "secure"}}},
+		func(ctx context.Context, c *client.Client) (any, error) { return c.Policies(ctx) }},
+	{"reload policies", `{"policies":[]}`, "POST /v1/policies/reload [] ", wire.PolicyList{Policies: []wire.Policy{}},
+		func(ctx context.Context, c *client.Client) (any, error) { return c.ReloadPolicies(ctx) }},
+	{"doctor", `{"findings":[{"name":"x","ok":true}]}`, "GET /v1/doctor [] ", wire.FindingList{Findings: []wire.Finding{{Name: "x", OK: true}}},
+		func(ctx context.Context, c *client.Client) (any, error) { return c.Doctor(ctx) }},
 	{"health", `{"status":"ok"}`, "GET /healthz [] ", wire.Health{Status: "ok"},
 		func(ctx context.Context, c *client.Client) (any, error) { return c.Health(ctx) }},
 	{"ready", `{"status":"ok"}`, "GET /readyz [] ", wire.Health{Status: "ok"},

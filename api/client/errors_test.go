@@ -76,7 +76,12 @@ func TestIDsNeverLeaveTheirPlace(t *testing.T) {
 		_, deleteErr := c.DeleteImage(t.Context(), id)
 		_, operationErr := c.Operation(t.Context(), id, 0)
 		_, launchErr := c.LaunchCapsule(t.Context(), id)
-		for _, err := range []error{imageErr, deleteErr, operationErr, launchErr} {
+		_, switchErr := c.SwitchCapsule(t.Context(), id, "secure", false)
+		_, resumeErr := c.ResumeCapsule(t.Context(), id)
+		typeErr := c.SetCapsuleType(t.Context(), id, "DEMO")
+		_, proofErr := c.Proof(t.Context(), id)
+		_, explainErr := c.ExplainPacket(t.Context(), id, "tcp to 192.0.2.1:443")
+		for _, err := range []error{imageErr, deleteErr, operationErr, launchErr, switchErr, resumeErr, typeErr, proofErr, explainErr} {
 			if !client.Is(err, client.Invalid) {
 				t.Errorf("id %q: %v", id, err)
 			}

@@ -11,12 +11,13 @@ type Created struct {
 	VMID string `json:"vmid"`
 }
 
-// StatusList answers POST /show.
+// StatusList answers POST /show, and GET /v1/capsules.
 type StatusList struct {
 	Status []Status `json:"status"`
 }
 
-// Status is one capsule in a StatusList (contract section 4.5). Nulls are emitted, not omitted.
+// Status is one capsule in a StatusList (contract section 4.5), and answers GET /v1/capsules/{id}. Nulls are emitted, not
+// omitted.
 type Status struct {
 	VMID                   string  `json:"vmid"`
 	PublicIP               string  `json:"publicip"`

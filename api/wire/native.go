@@ -45,7 +45,7 @@ type ImageList struct {
 
 // Accepted answers a native call that began an operation (202).
 type Accepted struct {
-	ID        string    `json:"id"` // of the image
+	ID        string    `json:"id"` // of the image or the capsule
 	Operation Operation `json:"operation"`
 }
 
@@ -70,6 +70,7 @@ type Step struct {
 	Name    string  `json:"name"`
 	State   string  `json:"state"` // pending, running, done, failed, undone
 	Seconds float64 `json:"seconds"`
+	Note    string  `json:"note,omitempty"` // what it found, such as how many connections it cut
 }
 
 // OperationList answers GET /v1/operations, newest first.
