@@ -12,6 +12,7 @@ import (
 // package's customary 2 will not do, since a Go program that panics ends with it.
 const (
 	exitUsage  = 64 // EX_USAGE
+	exitRuns   = 75 // EX_TEMPFAIL: -fence, and a daemon runs
 	exitConfig = 78 // EX_CONFIG
 )
 
@@ -19,6 +20,7 @@ const (
 type options struct {
 	ConfigPath  string // "" means DefaultConfigPath, if it is there
 	CheckConfig bool
+	Fence       bool
 	Version     bool
 }
 
@@ -30,9 +32,11 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 	fs.SetOutput(stderr)
 	fs.StringVar(&o.ConfigPath, "config", "", "read the configuration from `FILE` (default "+DefaultConfigPath+", if it is there)")
 	fs.BoolVar(&o.CheckConfig, "check-config", false, "check the configuration, print it as it would be used, and exit")
+	fs.BoolVar(&o.Fence, "fence", false, "close the network of all capsules until the daemon opens it again, and exit;\n"+
+		"for the time before it runs: exit code 75 when it does")
 	fs.BoolVar(&o.Version, "version", false, "print the version and exit")
 	fs.Usage = func() {
-		fmt.Fprint(stderr, "usage: capsuled [-config FILE] [-check-config] [-version]\n\n"+
+		fmt.Fprint(stderr, "usage: capsuled [-config FILE] [-check-config | -fence] [-version]\n\n"+
 			"Runs the data capsules of this host. Everything else is in the configuration file.\n\n")
 		fs.PrintDefaults()
 	}
@@ -46,6 +50,8 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 		return options{}, badUsage(fs, "unexpected argument %q", fs.Arg(0))
 	case named && o.ConfigPath == "":
 		return options{}, badUsage(fs, "-config wants the name of a file")
+	case o.CheckConfig && o.Fence:
+		return options{}, badUsage(fs, "-check-config changes nothing and -fence does; give one of them")
 	}
 	return o, nil
 }

@@ -14,6 +14,9 @@ import (
 // LoadConfig reads the file at path over DefaultConfig. The path "" means DefaultConfigPath, which may be absent.
 // The error is of type Faults and names everything that is wrong, each fault with its line. Files that the
 // configuration names (certificates, keys, secrets) are looked at, and nothing is changed.
+//
+// With an error the Config has what could be read, and the defaults for the rest: too little to serve with, and enough
+// for a host to be closed.
 func LoadConfig(path string) (Config, error) {
 	named := path != ""
 	if !named {
@@ -26,7 +29,7 @@ func LoadConfig(path string) (Config, error) {
 	case !named && errors.Is(err, fs.ErrNotExist):
 		return parseConfig("defaults", nil)
 	}
-	return Config{}, Faults{{File: path, Text: "the configuration file " + err.Error()}}
+	return DefaultConfig(), Faults{{File: path, Text: "the configuration file " + err.Error()}}
 }
 
 // parseConfig is LoadConfig for bytes that were read already; name is for the faults.
@@ -35,7 +38,7 @@ func parseConfig(name string, data []byte) (Config, error) {
 	var top map[string]toml.Primitive
 	meta, err := toml.Decode(string(data), &top)
 	if err != nil {
-		return Config{}, Faults{syntaxFault(name, err)}
+		return p.config, Faults{syntaxFault(name, err)}
 	}
 	p.meta = meta
 	for _, section := range sortedKeys(top) {
@@ -43,7 +46,7 @@ func parseConfig(name string, data []byte) (Config, error) {
 	}
 	p.relate()
 	if len(p.faults) > 0 {
-		return Config{}, p.faults.sorted()
+		return p.config, p.faults.sorted()
 	}
 	return p.config, nil
 }

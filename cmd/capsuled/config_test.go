@@ -150,8 +150,10 @@ func TestFlags(t *testing.T) {
 		err        string
 	}{
 		{"none", "", options{}, ""},
-		{"all", "-config /c.toml -check-config -version", options{"/c.toml", true, true}, ""},
+		{"all", "-config /c.toml -check-config -version", options{ConfigPath: "/c.toml", CheckConfig: true, Version: true}, ""},
 		{"two dashes", "--config=/c.toml", options{ConfigPath: "/c.toml"}, ""},
+		{"fence", "-fence -config /c.toml", options{ConfigPath: "/c.toml", Fence: true}, ""},
+		{"fence and check", "-fence -check-config", options{}, "give one of them"},
 		{"empty file", "-config=", options{}, "-config wants the name of a file"},
 		{"unknown", "-frobnicate", options{}, "flag provided but not defined"},
 		{"argument", "-version now", options{}, `unexpected argument "now"`},

@@ -16,29 +16,47 @@ import (
 // firewall's chains and the leases of the network, is the host's and not the state directory's.
 const hostLockFile = "/run/capsuled.lock"
 
+// heldError says that a daemon, or another run of -fence, has the lock.
+type heldError struct {
+	path   string
+	holder string // " (process N)", or "" when it did not say
+}
+
+func (e *heldError) Error() string {
+	return fmt.Sprintf("another capsuled%s runs on this host and holds %s: a host has one daemon, whatever its state_dir; stop that one first", e.holder, filepath.Clean(e.path))
+}
+
 // lockHost makes this the host's one daemon until the returned function is called or the process ends. The file stays;
-// it holds the process id of its holder.
+// it holds the process id of its holder, and by not being empty tells the unit of the fence that a daemon has run since
+// the host was started.
 func lockHost(path string) (release func() error, err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
+	f, err := claimHost(path)
 	if err != nil {
-		return nil, fmt.Errorf("lock of the host: %w", err)
+		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, f.Close())
-		}
-	}()
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, fmt.Errorf("another capsuled%s runs on this host and holds %s: a host has one daemon, whatever its state_dir; stop that one first", holder(f), filepath.Clean(path))
-	}
-	if err != nil {
-		return nil, fmt.Errorf("lock of the host: %s: %w", path, err)
-	}
-	if err := errors.Join(f.Truncate(0), second(f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0))); err != nil && !errors.Is(err, unix.ENOSPC) {
-		return nil, fmt.Errorf("lock of the host: %w", err)
+	err = errors.Join(f.Truncate(0), second(f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)))
+	if err != nil && !errors.Is(err, unix.ENOSPC) {
+		return nil, fmt.Errorf("lock of the host: %w", errors.Join(err, f.Close()))
 	}
 	return f.Close, nil
+}
+
+// claimHost takes the lock, which the returned file holds until it is closed, and leaves its text as it is. The error is
+// a heldError when somebody has it.
+func claimHost(path string) (f *os.File, err error) {
+	f, err = os.OpenFile(path, os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock of the host: %w", err)
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	switch {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		held := &heldError{path: path, holder: holder(f)}
+		return nil, errors.Join(held, f.Close())
+	case err != nil:
+		return nil, fmt.Errorf("lock of the host: %s: %w", path, errors.Join(err, f.Close()))
+	}
+	return f, nil
 }
 
 // holder names the process that wrote its id into the lock; "" when it has not yet.

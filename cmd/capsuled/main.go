@@ -36,6 +36,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 0
 	case opt.CheckConfig:
 		return checkConfig(opt.ConfigPath, stdout, stderr)
+	case opt.Fence:
+		return fence(ctx, opt.ConfigPath, hostLockFile, stderr)
 	}
 	c, err := LoadConfig(opt.ConfigPath)
 	if err != nil {

@@ -153,10 +153,7 @@ func (h *house) daemon(ctx context.Context, c Config) (*daemon.Daemon, error) {
 	}
 	h.built(host.Close)
 	public := c.ResolvePublicIP()
-	chains, err := firewall.New(firewall.Options{
-		Bridge: c.Network.Bridge, Subnet: c.Network.Subnet, PortLow: c.Network.Ports.Low, PortHigh: c.Network.Ports.High,
-		PublicIP: c.Host.PublicIP, Log: h.log, Registerer: h.metrics,
-	})
+	chains, err := firewall.New(firewallOptions(c, h.log, h.metrics))
 	if err != nil {
 		return nil, err
 	}
@@ -175,6 +172,14 @@ func (h *house) daemon(ctx context.Context, c Config) (*daemon.Daemon, error) {
 		Store:        records, Hypervisor: host, Domains: host, Fences: chains, Files: files, Images: files,
 		Log: h.log, Registerer: h.metrics,
 	})
+}
+
+// firewallOptions are the same for the daemon and for -fence, so that the one finds the rules of the other in order.
+func firewallOptions(c Config, log *slog.Logger, r prometheus.Registerer) firewall.Options {
+	return firewall.Options{
+		Bridge: c.Network.Bridge, Subnet: c.Network.Subnet, PortLow: c.Network.Ports.Low, PortHigh: c.Network.Ports.High,
+		PublicIP: c.Host.PublicIP, Log: log, Registerer: r,
+	}
 }
 
 // server opens the listeners and builds the server over the daemon.
