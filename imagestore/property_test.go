@@ -27,6 +27,8 @@ type model struct {
 	images  map[imagestore.Digest]bool
 	clones  map[string]int  // key -> source
 	written map[string]byte // key -> pattern at 512 KiB
+	overlay map[string]bool // by key
+	ram     map[string]bool // by key
 }
 
 func (m *model) reopen() {
@@ -83,13 +85,41 @@ func (m *model) actions() map[string]func(*rapid.T) {
 			if err := m.store.Erase(ctx, k); err != nil {
 				r.Fatal(err)
 			}
-			delete(m.clones, k)
-			delete(m.written, k)
+			m.forget(k)
+		},
+		"prepare": func(r *rapid.T) {
+			k := keys.Draw(r, "key")
+			_, there := m.clones[k]
+			c, err := m.store.PrepareCleanPoint(ctx, k, 1)
+			switch {
+			case there && err == nil:
+				m.overlay[k] = true
+				delete(m.ram, k)
+				if rapid.Bool().Draw(r, "save") {
+					plant(m.t, c.RAM)
+					m.ram[k] = true
+				}
+			case !there && errors.Is(err, imagestore.ErrNotFound):
+			default:
+				r.Fatal(err)
+			}
+		},
+		"drop overlay": func(r *rapid.T) {
+			k := keys.Draw(r, "key")
+			if err := m.store.DropOverlay(ctx, k); err != nil {
+				r.Fatal(err)
+			}
+			delete(m.overlay, k)
+		},
+		"drop RAM": func(r *rapid.T) {
+			k := keys.Draw(r, "key")
+			if err := m.store.DropRAM(ctx, k); err != nil {
+				r.Fatal(err)
+			}
+			delete(m.ram, k)
 		},
 		"forget clone": func(r *rapid.T) { // its record went, then the machine
-			k := keys.Draw(r, "key")
-			delete(m.clones, k)
-			delete(m.written, k)
+			m.forget(keys.Draw(r, "key"))
 			m.restart(r)
 		},
 		"forget image": func(r *rapid.T) {
@@ -100,11 +130,21 @@ func (m *model) actions() map[string]func(*rapid.T) {
 			k := keys.Draw(r, "key")
 			plant(m.t, filepath.Join(m.dir, "images", "incoming", "HALF"))
 			plant(m.t, filepath.Join(m.dir, "capsules", ".erasing-"+k, "disk.raw"))
-			plant(m.t, filepath.Join(m.dir, "capsules", k, ".new-disk"))
+			for _, name := range []string{".new-disk", ".new-overlay.qcow2", ".new-clean.ram"} {
+				plant(m.t, filepath.Join(m.dir, "capsules", k, name))
+			}
 			m.restart(r)
 		},
 		"": m.check,
 	}
+}
+
+// forget drops the record of a clone and of all that it has.
+func (m *model) forget(k string) {
+	delete(m.clones, k)
+	delete(m.written, k)
+	delete(m.overlay, k)
+	delete(m.ram, k)
 }
 
 // restart is what the daemon does when it starts: open, and sweep by the records.
@@ -138,6 +178,12 @@ func (m *model) check(r *rapid.T) {
 		if base := files["disk"].Base; base != "" {
 			want = append(want, "capsules/"+k+"/"+filepath.Base(base))
 		}
+	}
+	for k := range m.overlay {
+		want = append(want, "capsules/"+k+"/overlay.qcow2")
+	}
+	for k := range m.ram {
+		want = append(want, "capsules/"+k+"/clean.ram")
 	}
 	slices.Sort(want)
 	if diff := cmp.Diff(want, tree(m.t, m.dir)); diff != "" {
@@ -184,11 +230,12 @@ func TestAnyOrder(t *testing.T) {
 				m := &model{
 					t: t, dir: filepath.Join(at, fmt.Sprint(runs)), sources: sources, digests: digests,
 					images: map[imagestore.Digest]bool{}, clones: map[string]int{}, written: map[string]byte{},
+					overlay: map[string]bool{}, ram: map[string]bool{},
 				}
 				m.reopen()
 				r.Repeat(m.actions())
 				m.contents()
-				m.images, m.clones = nil, nil
+				m.images, m.clones, m.overlay, m.ram = nil, nil, nil, nil
 				m.restart(r)
 				m.check(r)
 				if err := errors.Join(m.store.Close(), os.RemoveAll(m.dir)); err != nil {
