@@ -3,7 +3,6 @@ package firewall
 import (
 	"context"
 	"fmt"
-	"maps"
 	"os/exec"
 	"testing"
 )
@@ -12,7 +11,7 @@ import (
 // the same: one iptables-restore of the same text, one nft of the same elements.
 func BenchmarkPut(b *testing.B) {
 	for _, n := range []int{1, 100, 1000} {
-		c, all := loaded(b, n)
+		c, all := filled(b, n)
 		open, closed := all[0], all[0].closed()
 		b.Run(fmt.Sprintf("among-%d", n), func(b *testing.B) {
 			for i := range b.N {
@@ -24,8 +23,7 @@ func BenchmarkPut(b *testing.B) {
 				b.Fatal(err)
 			}
 		})
-		after := maps.Clone(c.want)
-		after[open.Tap] = closed
+		after := c.want.with(closed)
 		touched := []Binding{open, closed}
 		b.Run(fmt.Sprintf("among-%d-bare-iptables-restore", n), func(b *testing.B) {
 			texts := []string{c.opt.swapText(c.want, after, touched), c.opt.swapText(after, c.want, touched)}
@@ -36,7 +34,7 @@ func BenchmarkPut(b *testing.B) {
 			}
 		})
 		b.Run(fmt.Sprintf("among-%d-bare-nft", n), func(b *testing.B) {
-			was, will := c.opt.compileBridge([]Binding{open}), c.opt.compileBridge([]Binding{closed})
+			was, will := c.opt.compileBridge(wants(c.opt, []Binding{open})), c.opt.compileBridge(wants(c.opt, []Binding{closed}))
 			texts := []string{elementText(was, will), elementText(will, was)}
 			for i := range b.N + b.N%2 {
 				if err := loadBridge(b.Context(), texts[i%2]); err != nil {
@@ -49,7 +47,7 @@ func BenchmarkPut(b *testing.B) {
 
 // A binding that comes and goes among others.
 func BenchmarkPutDrop(b *testing.B) {
-	c, all := loaded(b, 1000)
+	c, all := filled(b, 1000)
 	for b.Loop() {
 		if err := c.Drop(b.Context(), all[500].Tap); err != nil {
 			b.Fatal(err)
@@ -66,7 +64,7 @@ func BenchmarkApply(b *testing.B) {
 	b.Run("1000-new", func(b *testing.B) {
 		for b.Loop() {
 			b.StopTimer()
-			c, _ := loaded(b, 0)
+			c, _ := filled(b, 0)
 			all := bindings(c.opt, 1000)
 			b.StartTimer()
 			if err := c.Apply(b.Context(), all); err != nil {
@@ -74,7 +72,7 @@ func BenchmarkApply(b *testing.B) {
 			}
 		}
 	})
-	c, all := loaded(b, 1000)
+	c, all := filled(b, 1000)
 	b.Run("1000-found", func(b *testing.B) {
 		for b.Loop() {
 			anew, err := New(c.opt)
@@ -108,7 +106,7 @@ func BenchmarkApply(b *testing.B) {
 func BenchmarkVerify(b *testing.B) {
 	for _, changed := range []bool{false, true} {
 		b.Run(fmt.Sprintf("1000-changed-%v", changed), func(b *testing.B) {
-			c, _ := loaded(b, 1000)
+			c, _ := filled(b, 1000)
 			if _, err := c.Verify(b.Context()); err != nil {
 				b.Fatal(err)
 			}
@@ -128,12 +126,8 @@ func BenchmarkVerify(b *testing.B) {
 func BenchmarkCompile(b *testing.B) {
 	o := options("192.168.48.0/20")
 	all := bindings(o, 1000)
-	before := map[string]Binding{}
-	for _, one := range all {
-		before[one.Tap] = one
-	}
-	after := maps.Clone(before)
-	after[all[0].Tap] = all[0].closed()
+	before := wants(o, all)
+	after := before.with(all[0].closed())
 	b.Run("swap", func(b *testing.B) {
 		for b.Loop() {
 			o.swapText(before, after, []Binding{all[0]})
@@ -141,13 +135,13 @@ func BenchmarkCompile(b *testing.B) {
 	})
 	b.Run("all", func(b *testing.B) {
 		for b.Loop() {
-			o.compileIP4(all)
-			o.compileBridge(all)
+			o.compileIP4(before)
+			o.compileBridge(before)
 		}
 	})
 }
 
-func loaded(b *testing.B, n int) (*Chains, []Binding) {
+func filled(b *testing.B, n int) (*Chains, []Binding) {
 	b.Helper()
 	if out, err := exec.CommandContext(b.Context(), "nft", "flush", "ruleset").CombinedOutput(); err != nil {
 		b.Fatalf("%v: %s", err, out)

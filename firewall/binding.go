@@ -71,10 +71,19 @@ func (o Options) validateBinding(b Binding) error {
 		return fmt.Errorf("address %v is the network's, the host's or the broadcast one", b.IP)
 	case b.SSHPort != 0 && (b.SSHPort < o.PortLow || b.SSHPort > o.PortHigh):
 		return fmt.Errorf("port %d is not in %d-%d", b.SSHPort, o.PortLow, o.PortHigh)
-	case fences[b.Policy] == nil:
-		return fmt.Errorf("policy %q is not loaded", b.Policy)
 	}
 	return nil
+}
+
+// validatePolicies checks that each binding names a policy that there is.
+func validatePolicies(all []Binding, policies loadedSet) error {
+	var faults []error
+	for _, b := range all {
+		if _, ok := policies[b.Policy]; !ok && b.Policy != Closed {
+			faults = append(faults, fmt.Errorf("tap %q: policy %q is not loaded", b.Tap, b.Policy))
+		}
+	}
+	return errors.Join(faults...)
 }
 
 func validTap(tap string) bool {
@@ -86,17 +95,6 @@ func validTap(tap string) bool {
 func (b Binding) equal(other Binding) bool {
 	return b.Tap == other.Tap && bytes.Equal(b.MAC, other.MAC) && b.IP == other.IP &&
 		b.SSHPort == other.SSHPort && b.Policy == other.Policy
-}
-
-// tightens says whether going from b to next takes anything away from b: packets that b lets through must be
-// stopped, and its connections cut, before next is open.
-func (b Binding) tightens(next Binding) bool {
-	if b.Policy == Closed || b.equal(next) {
-		return false
-	}
-	looser := b
-	looser.Policy = next.Policy
-	return !looser.equal(next) || next.Policy != b.Policy
 }
 
 func (b Binding) closed() Binding {

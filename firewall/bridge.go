@@ -17,23 +17,27 @@ const bridgeTable = "bridge capsuled"
 //
 // chaddrs pins the client hardware address inside DHCP requests: 36 bytes into UDP (8 of its header, 28 of
 // BOOTP, RFC 2131 section 2). Without it a capsule could give back or take over the lease of another.
-var bridgeSets = []struct{ name, kind, typ string }{
-	{"addrs", "set", "type ifname . ether_addr . ipv4_addr"},
-	{"chaddrs", "set", "typeof iifname . @th,288,48"},
-	{"from", "map", "type ifname : verdict"},
-	{"macs", "set", "type ifname . ether_addr"},
-	{"taps", "set", "type ifname"},
-	{"to", "map", "type ifname : verdict"},
+//
+// What is dropped of a tap is counted by its element in one of the denied sets.
+var bridgeSets = []struct {
+	name, kind string
+	lines      []string
+}{
+	{"addrs", "set", []string{"type ifname . ether_addr . ipv4_addr"}},
+	{"chaddrs", "set", []string{"typeof iifname . @th,288,48"}},
+	{"denied_from", "set", []string{"type ifname", "counter"}},
+	{"denied_to", "set", []string{"type ifname", "counter"}},
+	{"from", "map", []string{"type ifname : verdict"}},
+	{"macs", "set", []string{"type ifname . ether_addr"}},
+	{"taps", "set", []string{"type ifname"}},
+	{"to", "map", []string{"type ifname : verdict"}},
 }
 
-// bridgeChains are the rules of the table, in the words of "nft list". They do not depend on the bindings.
+// bridgeHooks are the rules that all frames meet, in the words of "nft list". They depend on nothing.
 //
 // The kernel need not know bridges by name here (nft_meta_bridge is a module that hosts may lack): a frame is
 // judged by its port, and a port that is none of ours is left to the mark in the IP layer.
-var bridgeChains = []struct {
-	name  string
-	lines []string
-}{
+var bridgeHooks = []nftChain{
 	{"prerouting", []string{
 		"type filter hook prerouting priority filter; policy accept;",
 		`iifname vmap @from`,
@@ -43,12 +47,12 @@ var bridgeChains = []struct {
 	// pass no hook at all: br_handle_frame hands them to whoever listens on the port.)
 	{"input", []string{
 		"type filter hook input priority filter; policy accept;",
-		`iifname @taps ether daddr 01:80:c2:00:00:00-01:80:c2:00:00:0f drop`,
+		`iifname @taps ether daddr 01:80:c2:00:00:00-01:80:c2:00:00:0f goto refused_from`,
 		`iifname "` + TapPrefix + `*" ether daddr 01:80:c2:00:00:00-01:80:c2:00:00:0f drop`,
 	}},
 	{"forward", []string{
 		"type filter hook forward priority filter; policy accept;",
-		`iifname @taps drop`,
+		`iifname @taps goto refused_from`,
 		`oifname @taps drop`,
 		`iifname "` + TapPrefix + `*" drop`,
 		`oifname "` + TapPrefix + `*" drop`,
@@ -58,50 +62,64 @@ var bridgeChains = []struct {
 		`oifname vmap @to`,
 		`oifname "` + TapPrefix + `*" drop`,
 	}},
-	{"maintenance_from", []string{
-		`iifname . ether saddr != @macs drop`,
-		`ether type arp goto arp_from`,
-		`ether type ip goto ip_from`,
-		`drop`,
-	}},
-	{"arp_from", []string{
-		`arp htype != 1 drop`,
-		`arp ptype != ip drop`,
-		`arp operation != { request, reply } drop`,
-		`iifname . arp saddr ether . arp saddr ip @addrs accept`,
-		// A probe for an address conflict (RFC 5227) has no sender address yet.
-		`arp operation request iifname . arp saddr ether @macs arp saddr ip 0.0.0.0 accept`,
-		`drop`,
-	}},
-	{"ip_from", []string{
-		// The next rules look into the datagram: what is in pieces could show them another one than dnsmasq gets.
-		`ip frag-off & 8192 != 0 udp dport 67 drop`,
-		`udp sport 67 drop`,
-		`udp dport 68 drop`,
-		`udp dport 67 iifname . @th,288,48 != @chaddrs drop`,
-		`iifname . ether saddr . ip saddr @addrs meta mark set meta mark | ` + admitted + ` accept`,
-		`ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 meta mark set meta mark | ` + admitted + ` accept`,
-		`drop`,
-	}},
-	{"maintenance_to", []string{
-		`ether type arp oifname . ether daddr @macs accept`,
-		`ether type arp ether daddr ff:ff:ff:ff:ff:ff accept`,
-		`oifname . ether daddr . ip daddr @addrs accept`,
-		`ip daddr 255.255.255.255 udp sport 67 udp dport 68 accept`,
-		`drop`,
-	}},
+}
+
+// bridgeParts are chains that policies have in common; a chain stands before those that go to it.
+func (o Options) bridgeParts() []nftChain {
+	gw, subnet := o.gateway().String(), o.Subnet.String()
+	asARP := []string{
+		`arp htype != 1 goto refused_from`,
+		`arp ptype != ip goto refused_from`,
+		`arp operation != { request, reply } goto refused_from`,
+	}
+	const own = `iifname . arp saddr ether . arp saddr ip @addrs accept`
+	return []nftChain{
+		// The drop of the element is the same as the one behind it, and counts.
+		{"refused_from", []string{`iifname @denied_from drop`, `drop`}},
+		{"refused_to", []string{`oifname @denied_to drop`, `drop`}},
+		{"admit", []string{`meta mark set meta mark | ` + admitted + ` accept`}},
+		{"arp_from", append(slices.Clone(asARP), own,
+			// A probe for an address conflict (RFC 5227) has no sender address yet.
+			`arp operation request iifname . arp saddr ether @macs arp saddr ip 0.0.0.0 accept`,
+			`goto refused_from`)},
+		{"arp_gateway_from", append(slices.Clone(asARP), `arp daddr ip != `+gw+` goto refused_from`, own, `goto refused_from`)},
+		{"arp_to", []string{
+			`oifname . ether daddr @macs accept`,
+			`ether daddr ff:ff:ff:ff:ff:ff accept`,
+			`goto refused_to`,
+		}},
+		{"arp_gateway_to", []string{`arp saddr ip != ` + gw + ` goto refused_to`, `goto arp_to`}},
+		// What is never beyond the host: its own network, link-local addresses (the metadata service of a rented
+		// host), and groups.
+		{"beyond_from", []string{
+			`ip daddr ` + subnet + ` goto refused_from`,
+			`ip daddr 169.254.0.0/16 goto refused_from`,
+			`ip daddr 224.0.0.0/4 goto refused_from`,
+			`ip daddr 255.255.255.255 goto refused_from`,
+		}},
+		{"beyond_to", []string{`ip saddr ` + subnet + ` goto refused_to`, `ip saddr 169.254.0.0/16 goto refused_to`}},
+	}
+}
+
+// bridgeChains are all chains of the table; a chain stands before those that go to it.
+func (o Options) bridgeChains(policies loadedSet) []nftChain {
+	chains := o.bridgeParts()
+	for _, name := range slices.Sorted(maps.Keys(policies)) {
+		chains = append(chains, policies[name].bridge...)
+	}
+	return append(chains, bridgeHooks...)
 }
 
 // elements is set name -> its elements in the words of "nft list".
 type elements map[string]map[string]bool
 
 // compileBridge is what the sets hold for the bindings. It is pure.
-func (o Options) compileBridge(all []Binding) elements {
+func (o Options) compileBridge(w wanted) elements {
 	e := elements{}
 	for _, s := range bridgeSets {
 		e[s.name] = map[string]bool{}
 	}
-	for _, b := range all {
+	for _, b := range w.bindings {
 		for _, p := range o.pins(b) {
 			e[p.set][p.text] = true
 		}
@@ -110,17 +128,17 @@ func (o Options) compileBridge(all []Binding) elements {
 }
 
 // bridgeText is the whole table as one transaction of nft -f: no packet sees it half.
-func bridgeText(e elements) string {
+func (o Options) bridgeText(e elements, policies loadedSet) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "table %[1]s {\n}\ndelete table %[1]s\ntable %[1]s {\n", bridgeTable) // made first, so that delete finds one
 	for _, s := range bridgeSets {
-		fmt.Fprintf(&b, "\t%s %s {\n\t\t%s\n", s.kind, s.name, s.typ)
+		fmt.Fprintf(&b, "\t%s %s {\n\t\t%s\n", s.kind, s.name, strings.Join(s.lines, "\n\t\t"))
 		if list := slices.Sorted(maps.Keys(e[s.name])); len(list) > 0 {
 			fmt.Fprintf(&b, "\t\telements = { %s }\n", strings.Join(list, ",\n\t\t\t     "))
 		}
 		b.WriteString("\t}\n")
 	}
-	for _, c := range slices.Backward(bridgeChains) { // a chain stands before those that go to it
+	for _, c := range o.bridgeChains(policies) {
 		fmt.Fprintf(&b, "\tchain %s {\n\t\t%s\n\t}\n", c.name, strings.Join(c.lines, "\n\t\t"))
 	}
 	b.WriteString("}\n")
@@ -151,7 +169,7 @@ func elementText(have, want elements) string {
 
 // observeBridge reads the table from the kernel; no table is an empty one.
 func observeBridge(ctx context.Context) (bridgeState, error) {
-	text, err := command(ctx, "", "nft", "--stateless", "list", "table", "bridge", "capsuled")
+	text, err := command(ctx, "", "nft", "list", "table", "bridge", "capsuled")
 	if fault, ok := errors.AsType[*commandError](err); ok && strings.Contains(fault.stderr, "No such file or directory") {
 		return bridgeState{}, nil
 	}

@@ -11,12 +11,13 @@ import (
 type bridgeState struct {
 	blocks   map[string][]string // "chain input" -> its lines
 	elements elements
+	counts   map[string]map[string]Count // set -> element -> what its counter says
 }
 
-// parseBridge reads the output of "nft --stateless list table". Elements are compared as sets, for nft is
+// parseBridge reads the output of "nft list table". Elements are compared as sets, for nft is
 // free to order and to break them as it likes.
 func parseBridge(text string) bridgeState {
-	s := bridgeState{map[string][]string{}, elements{}}
+	s := bridgeState{map[string][]string{}, elements{}, map[string]map[string]Count{}}
 	var block string
 	var list *strings.Builder
 	for line := range strings.Lines(text) {
@@ -39,38 +40,40 @@ func parseBridge(text string) bridgeState {
 		}
 		if list != nil && strings.HasSuffix(line, "}") {
 			_, name, _ := strings.Cut(block, " ")
-			s.elements[name] = splitElements(list.String())
+			s.elements[name], s.counts[name] = splitElements(list.String())
 			list = nil
 		}
 	}
 	return s
 }
 
-func splitElements(list string) map[string]bool {
-	set := map[string]bool{}
+func splitElements(list string) (map[string]bool, map[string]Count) {
+	set, counts := map[string]bool{}, map[string]Count{}
 	for el := range strings.SplitSeq(strings.TrimSuffix(list, "}"), ",") {
-		set[strings.TrimSpace(el)] = true
+		el, count, counted := strings.Cut(strings.TrimSpace(el), " counter ")
+		set[el] = true
+		if f := strings.Fields(count); counted && len(f) == 4 { // packets 1 bytes 46
+			counts[el] = parseCount(f[1], f[3])
+		}
 	}
-	return set
+	return set, counts
 }
 
 // wantedBlocks is what blocks should be.
-func wantedBlocks() map[string][]string {
+func (o Options) wantedBlocks(policies loadedSet) map[string][]string {
 	blocks := map[string][]string{}
 	for _, s := range bridgeSets {
-		blocks[s.kind+" "+s.name] = []string{s.typ}
+		blocks[s.kind+" "+s.name] = s.lines
 	}
-	for _, c := range bridgeChains {
-		lines := make([]string, len(c.lines))
-		copy(lines, c.lines)
-		blocks["chain "+c.name] = lines
+	for _, c := range o.bridgeChains(policies) {
+		blocks["chain "+c.name] = c.lines
 	}
 	return blocks
 }
 
 // sameRules says whether all but the elements is as it should be.
-func (s bridgeState) sameRules() bool {
-	return maps.EqualFunc(s.blocks, wantedBlocks(), slices.Equal)
+func (s bridgeState) sameRules(blocks map[string][]string) bool {
+	return maps.EqualFunc(s.blocks, blocks, slices.Equal)
 }
 
 // common is what both have: the state of the sets while a change is under way. A tap that is not wholly in it
@@ -98,13 +101,12 @@ func (e elements) equal(other elements) bool {
 }
 
 // differences says in words what is not as wanted.
-func (s bridgeState) differences(want elements) []string {
+func (s bridgeState) differences(want elements, blocks map[string][]string) []string {
 	if s.blocks == nil {
 		return []string{"bridge: table " + bridgeTable + " is missing"}
 	}
 	var diffs []string
 	say := func(format string, args ...any) { diffs = append(diffs, "bridge: "+fmt.Sprintf(format, args...)) }
-	blocks := wantedBlocks()
 	for _, name := range slices.Sorted(maps.Keys(blocks)) {
 		now, ok := s.blocks[name]
 		if !ok {

@@ -4,15 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os/exec"
 	"runtime"
-	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/coreos/go-iptables/iptables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/capsuled/capsuled/firewall/policy"
 )
 
 // Chains is the fence of one bridge.
@@ -23,14 +24,16 @@ type Chains struct {
 	flows   *netlink.Handle // one that stays open, as tables does
 	nft     bool            // iptables writes to nf_tables, so the generation tells of changes to either layer
 
-	mu      sync.Mutex         // guards all below, and the kernel against ourselves: one change at a time
-	want    map[string]Binding // by tap: what should be
-	applied bool               // Apply was called: want is the whole set, not what a fresh process happens to know
-	unsure  bool               // a change went wrong: what the kernel has is not what we last gave it
-	guarded bool               // GuardBridge was called: Verify looks at its settings too
-	restore restorer           // for small changes of the IPv4 tables
-	reading *reading           // what was last read back, nil if want is another since
-	legacy  string             // the legacy tables that were last seen
+	seen atomic.Pointer[view] // of want, for those who answer packets and cannot wait for a change to end
+
+	mu      sync.Mutex // guards all below, and the kernel against ourselves: one change at a time
+	want    wanted     // what should be
+	applied bool       // Apply was called: want is the whole set, not what a fresh process happens to know
+	unsure  bool       // a change went wrong: what the kernel has is not what we last gave it
+	guarded bool       // GuardBridge was called: Verify looks at its settings too
+	restore restorer   // for small changes of the IPv4 tables
+	reading *reading   // what was last read back, nil if want is another since
+	legacy  string     // the legacy tables that were last seen
 }
 
 // programs are what the package runs, besides the iptables that go-iptables asks for its version.
@@ -42,6 +45,13 @@ var programs = []string{
 // ErrInvalid, all told at once; a missing or too old program is ErrUnavailable.
 func New(opt Options) (*Chains, error) {
 	if err := opt.validate(); err != nil {
+		return nil, fmt.Errorf("firewall: options: %w: %w", ErrInvalid, err)
+	}
+	if opt.Policies == nil {
+		opt.Policies = []policy.Policy{maintenance}
+	}
+	policies, err := opt.load(opt.Policies)
+	if err != nil {
 		return nil, fmt.Errorf("firewall: options: %w: %w", ErrInvalid, err)
 	}
 	for _, p := range programs {
@@ -77,8 +87,9 @@ func New(opt Options) (*Chains, error) {
 	}
 	c := &Chains{
 		opt: opt, metrics: m, tables: tables, flows: flows, nft: nft,
-		want: map[string]Binding{}, restore: restorer{program: ip4.restore},
+		want: wanted{map[string]Binding{}, policies}, restore: restorer{program: ip4.restore},
 	}
+	c.show()
 	runtime.AddCleanup(c, func(h *netlink.Handle) { h.Close() }, flows)
 	return c, nil
 }
@@ -97,22 +108,27 @@ func (c *Chains) Close() {
 // remembered all the same: the next Put, Drop or Apply makes up for it.
 func (c *Chains) Apply(ctx context.Context, all []Binding) error {
 	defer c.metrics.time("apply")()
-	if err := c.opt.validateAll(all); err != nil {
-		return fmt.Errorf("firewall: apply: %w: %w", ErrInvalid, err)
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	before := c.want
-	c.want, c.applied = map[string]Binding{}, true
-	for _, b := range all {
-		c.want[b.Tap] = b
+	if err := errors.Join(c.opt.validateAll(all), validatePolicies(all, c.want.policies)); err != nil {
+		return fmt.Errorf("firewall: apply: %w: %w", ErrInvalid, err)
 	}
-	if maps.EqualFunc(before, c.want, Binding.equal) && !c.unsure && c.stillRight(ctx) {
+	before := c.want
+	c.want, c.applied = wanted{map[string]Binding{}, before.policies}, true
+	for _, b := range all {
+		c.want.bindings[b.Tap] = b
+	}
+	if before.equal(c.want) && !c.unsure && c.stillRight(ctx) {
 		return nil
 	}
+	return c.all(ctx, before, "apply")
+}
+
+// all makes the kernel have what is wanted, whatever it had before.
+func (c *Chains) all(ctx context.Context, before wanted, verb string) error {
 	generation, err := c.tables.generation()
 	if err != nil {
-		return c.settle(err, "apply")
+		return c.settle(err, verb)
 	}
 	have, err := observe(ctx)
 	if err == nil {
@@ -120,30 +136,27 @@ func (c *Chains) Apply(ctx context.Context, all []Binding) error {
 			err = errors.Join(err, c.retreat(ctx, have.bridge.elements, before))
 		}
 	}
-	err = c.settle(err, "apply")
+	err = c.settle(err, verb)
 	if now, unread := c.tables.generation(); err == nil && unread == nil && c.nft && now == generation {
 		c.reading = &reading{generation: generation} // there was nothing to change
 	}
 	return err
 }
 
-// Put adds a binding or changes the one of the same tap. Entering a stricter policy, or changing the MAC,
-// address or port, shuts the tap first and cuts its connections. It is idempotent. If it fails, the tap has no
-// binding if it had none, what it had if that was not to be tightened, and is Closed otherwise. Before the
+// Put adds a binding or changes the one of the same tap. Any change of a binding that is not Closed shuts the tap
+// first and cuts its connections. It is idempotent. If it fails, the tap has no binding if it had none, and what
+// it had if that is the same or Closed; otherwise it is Closed. A policy that is not loaded is ErrInvalid. Before the
 // first Apply it returns ErrInvalid: the rest of the set is not known, and would be dropped.
 func (c *Chains) Put(ctx context.Context, b Binding) error {
 	defer c.metrics.time("put")()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	old, had := c.want[b.Tap]
-	if err := c.opt.validateAmong(b, c.want); err != nil {
+	if err := errors.Join(c.opt.validateAmong(b, c.want.bindings), validatePolicies([]Binding{b}, c.want.policies)); err != nil {
 		return fmt.Errorf("firewall: put: %w: %w", ErrInvalid, err)
 	}
-	next := maps.Clone(c.want)
-	next[b.Tap] = b
-	fallback := maps.Clone(c.want)
-	if had && old.tightens(b) {
-		fallback[b.Tap] = old.closed()
+	next, fallback := c.want.with(b), c.want
+	if c.want.shuts(b.Tap, next) {
+		fallback = c.want.with(c.want.bindings[b.Tap].closed())
 	}
 	return c.switchTo(ctx, b.Tap, next, fallback, "put "+b.Tap)
 }
@@ -154,21 +167,20 @@ func (c *Chains) Drop(ctx context.Context, tap string) error {
 	defer c.metrics.time("drop")()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	old, had := c.want[tap]
+	old, had := c.want.bindings[tap]
 	if !had && c.applied && !c.unsure {
 		return nil
 	}
-	next, fallback := maps.Clone(c.want), maps.Clone(c.want)
-	delete(next, tap)
+	fallback := c.want
 	if had {
-		fallback[tap] = old.closed()
+		fallback = c.want.with(old.closed())
 	}
-	return c.switchTo(ctx, tap, next, fallback, fmt.Sprintf("drop %q", tap))
+	return c.switchTo(ctx, tap, c.want.without(tap), fallback, fmt.Sprintf("drop %q", tap))
 }
 
 // switchTo goes from c.want to next, which is another for one tap at most, in one small change, or, where the
 // kernel turns out not to have what we left there, in a whole one.
-func (c *Chains) switchTo(ctx context.Context, tap string, next, fallback map[string]Binding, verb string) error {
+func (c *Chains) switchTo(ctx context.Context, tap string, next, fallback wanted, verb string) error {
 	if !c.applied {
 		return fmt.Errorf("firewall: %s: %w: the whole set was never applied", verb, ErrInvalid)
 	}
@@ -193,6 +205,7 @@ func (c *Chains) switchTo(ctx context.Context, tap string, next, fallback map[st
 func (c *Chains) settle(err error, verb string) error {
 	c.unsure, c.reading = err != nil, nil
 	c.metrics.count(c.want)
+	c.show()
 	if err != nil {
 		c.metrics.failures.Inc()
 		return fmt.Errorf("firewall: %s: %w", verb, err)
@@ -229,8 +242,4 @@ func (c *Chains) Verify(ctx context.Context) ([]string, error) {
 	}
 	c.metrics.differences.Set(float64(len(diffs)))
 	return diffs, nil
-}
-
-func sorted(set map[string]Binding) []Binding {
-	return slices.SortedFunc(maps.Values(set), byTap)
 }

@@ -171,7 +171,7 @@ func TestRandomOrderEndsAlike(t *testing.T) {
 				run(rt, ctx, "nft", rapid.SampledFrom([]string{
 					"delete table bridge capsuled", "flush ruleset", "add table ip filter; flush table ip filter",
 				}).Draw(rt, "of"))
-				err = c.Apply(ctx, sorted(c.want))
+				err = c.Apply(ctx, c.want.all())
 			}
 			if err != nil {
 				rt.Fatal(err)
@@ -179,7 +179,7 @@ func TestRandomOrderEndsAlike(t *testing.T) {
 		}
 		got := kernel(rt, ctx)
 		wantVerified(rt, ctx, c)
-		all := sorted(c.want)
+		all := c.want.all()
 		clean(rt, ctx)
 		if err := c.Apply(ctx, all); err != nil {
 			rt.Fatal(err)
@@ -250,7 +250,7 @@ func TestDriftIsNoticedAndRepaired(t *testing.T) {
 		{"raw flushed", []string{"iptables", "-t", "raw", "-F"}, []string{"ipv4 raw"}},
 		{"bridge table gone", []string{"nft", "delete", "table", "bridge", "capsuled"}, []string{"bridge: table bridge capsuled is missing"}},
 		{"bridge table emptied", []string{"nft", "flush", "table", "bridge", "capsuled"}, []string{"chain forward"}},
-		{"bridge chain weakened", []string{"nft", "insert", "rule", "bridge", "capsuled", "ip_from", "accept"}, []string{"chain ip_from"}},
+		{"bridge chain weakened", []string{"nft", "insert", "rule", "bridge", "capsuled", "p_maintenance_from", "accept"}, []string{"chain p_maintenance_from"}},
 		{"everything gone", []string{"nft", "flush", "ruleset"}, []string{"bridge: table", "ipv4 filter", "ipv4 nat", "ipv6"}},
 		{"set emptied", []string{"nft", "flush", "set", "bridge", "capsuled", "addrs"}, []string{"addrs lacks"}},
 		{"element added", []string{"nft", "add", "element", "bridge", "capsuled", "addrs", `{ "cap-x" . 02:00:00:00:00:09 . 192.168.53.99 }`},

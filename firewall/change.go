@@ -35,9 +35,9 @@ func observe(ctx context.Context) (state, error) {
 // has not: where our jumps, a chain, an element, a set or a table is gone. It is tighter before looser, as
 // change is (what was not open needs no shutting), and puts the jumps of the filter table first again even if nothing else is to be done there: a
 // tap must never be opened behind a table that somebody flushed.
-func (c *Chains) swap(ctx context.Context, tap string, before, after map[string]Binding) error {
-	old, had := before[tap]
-	next, has := after[tap]
+func (c *Chains) swap(ctx context.Context, tap string, before, after wanted) error {
+	old, had := before.bindings[tap]
+	next, has := after.bindings[tap]
 	var was, will []pin
 	var touched []Binding
 	if had {
@@ -48,19 +48,19 @@ func (c *Chains) swap(ctx context.Context, tap string, before, after map[string]
 	}
 	gone := without(was, will)
 	cut := func() error {
-		if had && has && old.equal(next) {
+		if had && before.same(tap, after) {
 			return nil
 		}
 		return c.cut(ctx, func(a netip.Addr) bool { return had && a == old.IP || has && a == next.IP })
 	}
 	load := func() error {
 		err := c.loadSmall(ctx, c.opt.swapText(before, after, touched))
-		if err != nil && has && next.forwarded() && (!old.forwarded() || old.IP != next.IP || old.SSHPort != next.SSHPort) {
+		if err != nil && has && after.forwarded(next) && (!before.forwarded(old) || old.IP != next.IP || old.SSHPort != next.SSHPort) {
 			c.unforward(ctx, after, next)
 		}
 		return err
 	}
-	if had && (!has || old.tightens(next)) {
+	if had && (!has || before.shuts(tap, after)) {
 		shut := slices.DeleteFunc(was, func(p pin) bool { return p.verdict == "" && !slices.ContainsFunc(gone, p.same) })
 		if err := inTurn(func() error { return c.tables.change(ctx, shut, nil) }, load, cut); err != nil {
 			return err
@@ -104,25 +104,23 @@ func (c *Chains) loadSmall(ctx context.Context, text string) error {
 // and there only the one rule that changes: a change that adds the rule deletes none, and one that deletes it
 // has nothing but DROP to add in the filter table. Which table is first means nothing to safety: the bridge
 // layer is shut around both.
-func (o Options) swapText(before, after map[string]Binding, touched []Binding) string {
+func (o Options) swapText(before, after wanted, touched []Binding) string {
 	have := map[string]observed{"filter": {chainSet{}, map[jump]place{}}, "nat": {chainSet{}, nil}}
-	o.compileBindings(maps.Values(before), touched, have["filter"].chains, have["nat"].chains)
+	o.compileBindings(before, touched, have["filter"].chains, have["nat"].chains)
 	for _, j := range filterJumps {
 		have["filter"].jumps[j] = place{count: 1}
 	}
 	filter, nat := chainSet{}, chainSet{}
-	o.compileBindings(maps.Values(after), touched, filter, nat)
+	o.compileBindings(after, touched, filter, nat)
 	return restoreText(have, ruleSet{{"nat", nat, nil, true}, {"filter", filter, filterJumps, false}})
 }
 
 // unforward takes the forwarded port of a binding away again, after a change of which the nat table may have
 // been committed and the filter table was not. Should it fail too, the port leads to a binding that is closed.
-func (c *Chains) unforward(ctx context.Context, after map[string]Binding, b Binding) {
-	without := maps.Clone(after)
-	delete(without, b.Tap)
+func (c *Chains) unforward(ctx context.Context, after wanted, b Binding) {
 	have, nat := map[string]observed{"nat": {chainSet{}, nil}}, chainSet{}
-	c.opt.compileBindings(maps.Values(after), []Binding{b}, chainSet{}, have["nat"].chains)
-	c.opt.compileBindings(maps.Values(without), []Binding{b}, chainSet{}, nat)
+	c.opt.compileBindings(after, []Binding{b}, chainSet{}, have["nat"].chains)
+	c.opt.compileBindings(after.without(b.Tap), []Binding{b}, chainSet{}, nat)
 	text := restoreText(have, ruleSet{{"nat", nat, nil, true}})
 	if err := ip4.load(context.WithoutCancel(ctx), text); err != nil {
 		c.opt.Log.LogAttrs(ctx, slog.LevelDebug, "forwarded port not taken away, it was hardly there", slog.Any("error", err))
@@ -132,20 +130,19 @@ func (c *Chains) unforward(ctx context.Context, after map[string]Binding, b Bind
 // change goes from have to c.want: tighter before looser. The bridge layer first keeps only what is the same
 // before and after; then the IP layer changes; then the connections of all others are cut; then the bridge
 // layer opens.
-func (c *Chains) change(ctx context.Context, have state, before map[string]Binding) error {
-	all := sorted(c.want)
-	want := c.opt.compileBridge(all)
+func (c *Chains) change(ctx context.Context, have state, before wanted) error {
+	want := c.opt.compileBridge(c.want)
 	hold := want.common(have.bridge.elements)
-	for tap, b := range before {
-		if next, ok := c.want[tap]; ok && b.tightens(next) {
+	for tap := range before.bindings {
+		if before.shuts(tap, c.want) {
 			hold.shut(tap)
 		}
 	}
-	rules := c.opt.compileIP4(all)
-	c.altered(hold, have.ip4, rules, before)
+	rules, blocks := c.opt.compileIP4(c.want), c.opt.wantedBlocks(c.want.policies)
+	c.altered(hold, have, rules, before)
 	text := elementText(have.bridge.elements, hold)
-	if !have.bridge.sameRules() {
-		text = bridgeText(hold)
+	if !have.bridge.sameRules(blocks) {
+		text = c.opt.bridgeText(hold, c.want.policies)
 	}
 	if err := loadBridge(ctx, text); err != nil {
 		return err
@@ -165,10 +162,10 @@ func (c *Chains) change(ctx context.Context, have state, before map[string]Bindi
 }
 
 // altered shuts in hold the bindings that a process before this one knew otherwise: the same address of the
-// same tap, but by the rules in the kernel another port or another policy. What this process knew itself is not
+// same tap, but by the rules in the kernel another port, another policy, or one that says something else. What this process knew itself is not
 // looked at: rules that somebody took away do not make it another binding.
-func (c *Chains) altered(hold elements, have map[string]observed, want ruleSet, before map[string]Binding) {
-	now := forwards(have["nat"].chains)
+func (c *Chains) altered(hold elements, have state, want ruleSet, before wanted) {
+	now := forwards(have.ip4["nat"].chains)
 	var filter, nat chainSet
 	for _, t := range want {
 		switch t.name {
@@ -179,19 +176,38 @@ func (c *Chains) altered(hold elements, have map[string]observed, want ruleSet, 
 		}
 	}
 	next := forwards(nat)
-	for tap, b := range c.want {
-		if _, known := before[tap]; known {
+	otherwise := map[string]bool{Closed: false}
+	for name, p := range c.want.policies {
+		otherwise[name] = !p.in(have)
+	}
+	for tap, b := range c.want.bindings {
+		if _, known := before.bindings[tap]; known {
 			continue
 		}
-		same := slices.Equal(now[b.IP.String()], next[b.IP.String()])
+		same := !otherwise[b.Policy] && slices.Equal(now[b.IP.String()], next[b.IP.String()])
 		for _, part := range []string{"-h", "-o", "-i"} {
 			name := chainPrefix + tap + part
-			same = same && slices.Equal(have["filter"].chains[name], filter[name])
+			same = same && slices.Equal(have.ip4["filter"].chains[name], filter[name])
 		}
 		if !same {
 			hold.shut(tap)
 		}
 	}
+}
+
+// in says whether the kernel has the policy's chains as they should be, in both layers.
+func (l loaded) in(have state) bool {
+	for name, rules := range l.filter {
+		if !slices.Equal(have.ip4["filter"].chains[name], rules) {
+			return false
+		}
+	}
+	for _, c := range l.bridge {
+		if !slices.Equal(have.bridge.blocks["chain "+c.name], c.lines) {
+			return false
+		}
+	}
+	return true
 }
 
 // forwards are the rules of ours that forward a port to ssh, by the address that they forward to.
@@ -212,7 +228,7 @@ func forwards(nat chainSet) map[string][]string {
 // leaves as they were.
 func (c *Chains) changed(hold elements) func(netip.Addr) bool {
 	keep := map[netip.Addr]bool{}
-	for _, b := range c.want {
+	for _, b := range c.want.bindings {
 		keep[b.IP] = b.Policy != Closed && hold.holds(c.opt.pins(b))
 	}
 	return func(a netip.Addr) bool { return !keep[a] }
@@ -220,23 +236,23 @@ func (c *Chains) changed(hold elements) func(netip.Addr) bool {
 
 // retreat makes the IP layer no looser than it was, after a change that went wrong: what had not been the
 // same before is closed there as well as in the bridge layer.
-func (c *Chains) retreat(ctx context.Context, have elements, before map[string]Binding) error {
+func (c *Chains) retreat(ctx context.Context, have elements, before wanted) error {
 	ctx = context.WithoutCancel(ctx)
 	c.opt.Log.LogAttrs(ctx, slog.LevelWarn, "rules not changed, closing what was to change")
-	held := map[string]Binding{}
-	for tap, b := range c.want {
-		old, had := before[tap]
-		if had && old.equal(b) || !had && have.holds(c.opt.pins(b)) {
-			held[tap] = b
+	held := wanted{map[string]Binding{}, c.want.policies}
+	for tap, b := range c.want.bindings {
+		old, had := before.bindings[tap]
+		if had && before.same(tap, c.want) || !had && have.holds(c.opt.pins(b)) {
+			held.bindings[tap] = b
 		} else if had {
-			held[tap] = old.closed()
+			held.bindings[tap] = old.closed()
 		}
 	}
 	now, err := ip4.observe(ctx)
 	if err != nil {
 		return fmt.Errorf("retreat: %w", err)
 	}
-	if err := ip4.load(ctx, restoreText(now, c.opt.compileIP4(sorted(held)))); err != nil {
+	if err := ip4.load(ctx, restoreText(now, c.opt.compileIP4(held))); err != nil {
 		return fmt.Errorf("retreat: %w", err)
 	}
 	return nil

@@ -15,11 +15,17 @@ type pin struct {
 
 // pins are the elements of one binding.
 func (o Options) pins(b Binding) []pin {
-	f, tap, mac := fences[b.Policy](o, b), `"`+b.Tap+`"`, b.MAC.String()
+	tap, mac := `"`+b.Tap+`"`, b.MAC.String()
+	from, to := strings.TrimSpace(refusedFrom), strings.TrimSpace(refusedTo)
+	if b.Policy != Closed {
+		from, to = "goto "+bridgeName("p", b.Policy, "from"), "goto "+bridgeName("p", b.Policy, "to")
+	}
 	list := []pin{
 		{"taps", tap, "", b},
-		{"from", tap + " : " + f.from, f.from, b},
-		{"to", tap + " : " + f.to, f.to, b},
+		{"denied_from", tap, "", b},
+		{"denied_to", tap, "", b},
+		{"from", tap + " : " + from, from, b},
+		{"to", tap + " : " + to, to, b},
 	}
 	if b.Policy == Closed {
 		return list // no frame gets as far as a lookup

@@ -2,7 +2,7 @@ package firewall
 
 import (
 	"fmt"
-	"iter"
+	"maps"
 	"net/netip"
 	"slices"
 )
@@ -41,27 +41,31 @@ var (
 		{"PREROUTING", chainPrefix + "PREROUTING"}, {"OUTPUT", chainPrefix + "OUTPUT"}, {"POSTROUTING", chainPrefix + "POSTROUTING"}}
 )
 
-// compileIP4 is the whole IPv4 rule set for the bindings. It is pure, and independent of their order.
-func (o Options) compileIP4(all []Binding) ruleSet {
+// compileIP4 is the whole IPv4 rule set. It is pure.
+func (o Options) compileIP4(w wanted) ruleSet {
 	filter, nat := o.baseFilter(), o.baseNAT()
-	o.compileBindings(slices.Values(all), nil, filter, nat)
+	for _, p := range w.policies {
+		maps.Copy(filter, p.filter)
+	}
+	o.compileBindings(w, nil, filter, nat)
 	return ruleSet{{"raw", o.baseRaw(), rawJumps, false}, {"filter", filter, filterJumps, false}, {"nat", nat, natJumps, false}}
 }
 
 // compileBindings adds what depends on the bindings: the chains of each, and the trees that find them. With
 // only, no more than what these bindings touch: their chains, and the nodes on the ways to their addresses and
 // ports.
-func (o Options) compileBindings(all iter.Seq[Binding], only []Binding, filter, nat chainSet) {
+func (o Options) compileBindings(w wanted, only []Binding, filter, nat chainSet) {
 	chains, ports := map[uint32]string{}, map[uint32]string{}
-	for b := range all {
+	for _, b := range w.bindings {
 		name := chainPrefix + b.Tap
 		chains[addressKey(b.IP)] = "-g " + name
-		if b.forwarded() {
+		if w.forwarded(b) {
 			ports[uint32(b.SSHPort)] = "-j DNAT --to-destination " + b.IP.String() + ":22"
 		}
 		if only == nil || slices.ContainsFunc(only, func(t Binding) bool { return t.Tap == b.Tap }) {
-			f := fences[b.Policy](o, b)
-			filter[name+"-h"], filter[name+"-o"], filter[name+"-i"] = f.host, f.out, f.in
+			for _, part := range []string{"-h", "-o", "-i"} {
+				filter[name+part] = w.bindingChain(b, part)
+			}
 		}
 	}
 	var keys, portKeys []uint32
@@ -78,6 +82,19 @@ func (o Options) compileBindings(all iter.Seq[Binding], only []Binding, filter, 
 		t.compile(chains, keys, filter)
 	}
 	o.portTree().compile(ports, portKeys, nat)
+}
+
+// bindingChain is one of the chains of a binding: what its policy does not accept is dropped here, where it counts
+// for this binding alone. Only the forwarded port is the binding's own.
+func (w wanted) bindingChain(b Binding, part string) []string {
+	if b.Policy == Closed {
+		return drop
+	}
+	rules := []string{"-j " + policyChain(b.Policy) + part, "-j DROP"}
+	if part == "-i" && w.forwarded(b) {
+		rules = slices.Insert(rules, 1, "-p tcp -m tcp --dport 22 -m conntrack --ctstate DNAT -j ACCEPT")
+	}
+	return rules
 }
 
 // baseRaw lets in from the bridge only what the bridge layer admitted, and nothing from elsewhere that says
@@ -130,7 +147,7 @@ func (o Options) baseFilter() chainSet {
 			"-d 224.0.0.0/4 -j DROP",
 			"-g " + trees[1].top(),
 		},
-		chainPrefix + "IN": {invalid, "-g " + trees[2].top()},
+		chainPrefix + "IN": {invalid, "-s 169.254.0.0/16 -j DROP", "-g " + trees[2].top()},
 		chainPrefix + "REPLY": {
 			"-s " + gw + " -d " + everyone + " -p udp -m udp --sport 67 --dport 68 -j ACCEPT",
 			"-g " + trees[2].top(),

@@ -56,12 +56,19 @@ func (m *metrics) time(call string) func() {
 }
 
 // count shows how many bindings each policy has.
-func (m *metrics) count(want map[string]Binding) {
-	n := map[string]float64{}
-	for _, b := range want {
+func (m *metrics) count(want wanted) {
+	n := map[string]float64{Closed: 0}
+	for p := range want.policies {
+		n[p] = 0
+	}
+	for _, b := range want.bindings {
 		n[b.Policy]++
 	}
-	for p := range fences {
-		m.bindings.WithLabelValues(shown(p)).Set(n[p])
+	m.bindings.Reset() // policies may be gone
+	for p, count := range n {
+		if p == Closed {
+			p = "closed"
+		}
+		m.bindings.WithLabelValues(p).Set(count)
 	}
 }

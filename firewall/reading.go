@@ -25,17 +25,18 @@ func (c *Chains) read(ctx context.Context) ([]string, error) {
 	c.reading = nil
 	var wantBridge elements
 	var want4 ruleSet
+	var blocks map[string][]string
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		all := sorted(c.want)
-		wantBridge, want4 = c.opt.compileBridge(all), c.opt.compileIP4(all)
+		wantBridge, want4 = c.opt.compileBridge(c.want), c.opt.compileIP4(c.want)
+		blocks = c.opt.wantedBlocks(c.want.policies)
 	})
 	have, err := observe(ctx)
 	wg.Wait()
 	if err != nil {
 		return nil, err
 	}
-	diffs := slices.Concat(have.bridge.differences(wantBridge),
+	diffs := slices.Concat(have.bridge.differences(wantBridge, blocks),
 		ip4.differences(have.ip4, want4), ip6.differences(have.ip6, c.opt.compileIP6()))
 	after, err := c.tables.generation()
 	if err != nil {

@@ -117,7 +117,7 @@ func TestRestorerIsGivenUp(t *testing.T) {
 	if err := <-started; !errors.Is(err, ErrUnavailable) || !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want ErrUnavailable and context.Canceled", err)
 	}
-	if c.want[all[0].Tap].Policy != Closed {
+	if c.want.bindings[all[0].Tap].Policy != Closed {
 		t.Error("what should be is looser than what was")
 	}
 	apply(t, t.Context(), c, all)
