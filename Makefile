@@ -22,6 +22,7 @@ install: build
 	install -D -m755 bin/capsuled $(DESTDIR)$(PREFIX)/bin/capsuled
 	install -D -m755 bin/capsulectl $(DESTDIR)$(PREFIX)/bin/capsulectl
 	install -D -m644 systemd/capsuled.service $(DESTDIR)/usr/lib/systemd/system/capsuled.service
+	install -D -m644 systemd/capsuled-fence.service $(DESTDIR)/usr/lib/systemd/system/capsuled-fence.service
 	install -D -m644 systemd/capsuled.sysusers $(DESTDIR)/usr/lib/sysusers.d/capsuled.conf
 	install -D -m644 -t $(DESTDIR)$(PREFIX)/share/doc/capsuled docs/*.md docs/capsuled.example.toml
 	install -D -m644 -t $(DESTDIR)$(PREFIX)/share/doc/capsuled/decisions docs/decisions/*.md

@@ -1,4 +1,4 @@
-// Package systemd speaks to the service manager: readiness, status, the watchdog, and log lines with a priority.
+// Package systemd speaks to the service manager: readiness, status, reloads, the watchdog, and log lines with a priority.
 //
 // The unit and sysusers files that go with it lie beside the code.
 //

@@ -248,6 +248,14 @@ func (m machine) run(t *testing.T, args ...string) string {
 	return stdout
 }
 
+// exitCode is that of a command that ended with an error, and 0 without one.
+func exitCode(err error) int {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return exit.ExitCode()
+	}
+	return 0
+}
+
 // tell is the end of the journal, for tests that failed.
 func (m machine) tell() string {
 	if m.leader == "" {

@@ -3,12 +3,14 @@ package systemd
 import (
 	"context"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
 )
 
 // maxStatus is how many bytes of a status are sent: what systemctl status shows is one line.
@@ -32,6 +34,25 @@ func (n *Notifier) Ready(status string) {
 
 // Status replaces the line that systemctl status shows.
 func (n *Notifier) Status(status string) { n.send(statusField(status)) }
+
+// Reload tells the service manager that the configuration is read again while do runs, and shows the status that do
+// returns, whether it went well or not: the service goes on either way. Before Ready only the status is told, for the
+// end of a reload is told in the words of readiness.
+//
+// The protocol is sd_notify(3)'s: RELOADING=1 with the time of CLOCK_MONOTONIC, by which a service manager that has
+// Type=notify-reload (systemd 253) tells this reload from an earlier one, and READY=1 at the end.
+func (n *Notifier) Reload(do func() (status string)) {
+	if !n.ready.Load() {
+		n.Status(do())
+		return
+	}
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		n.log.LogAttrs(context.Background(), slog.LevelWarn, "no monotonic clock", slog.Any("err", err))
+	}
+	n.send(daemon.SdNotifyReloading + "\nMONOTONIC_USEC=" + strconv.FormatInt(now.Nano()/1000, 10))
+	n.Ready(do())
+}
 
 // Stopping says that the end was asked for and is under way.
 func (n *Notifier) Stopping(status string) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -75,6 +76,40 @@ func TestNotify(t *testing.T) {
 				t.Error(d)
 			}
 		})
+	}
+}
+
+// TestReload frames the work by the two notifications of a reload, and keeps a reload before Ready from ending the start.
+func TestReload(t *testing.T) {
+	m := newManager(t)
+	n := notifier()
+	n.Reload(func() string { return "read early" })
+	if d := cmp.Diff("STATUS=read early", m.next()); d != "" {
+		t.Error(d)
+	}
+	n.Ready("serving")
+	m.next()
+	n.Reload(func() string {
+		first, usec, _ := strings.Cut(m.next(), "\n")
+		if d := cmp.Diff("RELOADING=1", first); d != "" {
+			t.Error(d)
+		}
+		uptime, err := os.ReadFile("/proc/uptime") // counts suspended time too, so it is no less
+		if err != nil {
+			t.Fatal(err)
+		}
+		most, err := strconv.ParseFloat(strings.Fields(string(uptime))[0], 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		now, err := strconv.ParseInt(strings.TrimPrefix(usec, "MONOTONIC_USEC="), 10, 64)
+		if err != nil || now <= 0 || float64(now) > (most+1)*1e6 {
+			t.Errorf("%q, %v; the machine is up %.0f s", usec, err, most)
+		}
+		return "serving again"
+	})
+	if d := cmp.Diff("READY=1\nSTATUS=serving again", m.next()); d != "" {
+		t.Error(d)
 	}
 }
 

@@ -33,10 +33,11 @@ func TestMain(m *testing.M) {
 
 // installed are the files of the package, as make install puts them.
 var installed = map[string]string{
-	binDir + "/capsuled":   "/usr/bin/capsuled",
-	binDir + "/capsulectl": "/usr/bin/capsulectl",
-	"capsuled.service":     "/usr/lib/systemd/system/capsuled.service",
-	"capsuled.sysusers":    "/usr/lib/sysusers.d/capsuled.conf",
+	binDir + "/capsuled":     "/usr/bin/capsuled",
+	binDir + "/capsulectl":   "/usr/bin/capsulectl",
+	"capsuled.service":       "/usr/lib/systemd/system/capsuled.service",
+	"capsuled-fence.service": "/usr/lib/systemd/system/capsuled-fence.service",
+	"capsuled.sysusers":      "/usr/lib/sysusers.d/capsuled.conf",
 }
 
 // bootInstalled is a machine with the package's files, and more of them: SOURCE -> TARGET.
@@ -167,6 +168,8 @@ func TestCapsuleOutlivesDaemon(t *testing.T) {
 			m.run(t, "systemctl", "kill", "--signal=KILL", "--kill-whom=main", "capsuled")
 			m.await(t, at, "Main process exited", "Started capsuled.service")
 		}},
+		{"restart of the fence", func(t *testing.T) { m.run(t, "systemctl", "restart", "capsuled-fence") }},
+		{"stop of the fence", func(t *testing.T) { m.run(t, "systemctl", "stop", "capsuled-fence") }},
 		{"restart of libvirtd", func(t *testing.T) {
 			pid, at := m.property(t, "MainPID"), m.cursor(t)
 			m.run(t, "systemctl", "restart", "libvirtd")
@@ -187,9 +190,15 @@ func TestCapsuleOutlivesDaemon(t *testing.T) {
 
 // rules are all rules of the machine, without counters.
 func rules(t *testing.T, m machine) []string {
-	return slices.Concat(strings.Split(m.run(t, "iptables", "-S"), "\n"),
-		strings.Split(m.run(t, "iptables", "-t", "nat", "-S"), "\n"),
-		strings.Split(m.run(t, "nft", "--stateless", "list", "tables"), "\n"))
+	t.Helper()
+	var all []string
+	for _, args := range [][]string{
+		{"iptables", "-S"}, {"iptables", "-t", "nat", "-S"}, {"nft", "--stateless", "list", "table", "bridge", "capsuled"},
+	} {
+		all = append(all, strings.Split(m.run(t, args...), "\n")...)
+	}
+	// In the order in which they were made, which is no matter.
+	return append(all, slices.Sorted(strings.Lines(m.run(t, "nft", "list", "tables")+"\n"))...)
 }
 
 // TestWatchdogOfUnit: a daemon that answers no more is ended, leaves the stacks of its goroutines, and is started again.
