@@ -1,16 +1,217 @@
 package domain
 
-import "context"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
 
-// CleanPoint is where a domain's disk and RAM can be taken back to.
+	"golang.org/x/sys/unix"
+	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
+)
+
+// CleanPoint is where a domain's first disk and its RAM can be taken back to.
 type CleanPoint struct {
 	Disk    string // path of the first disk, as the Spec has it
 	Overlay string // an empty qcow2 image over Disk, made by the caller: the first disk from the clean point on
 	RAM     string // path of the file that the RAM is saved to
 }
 
-// Checkpoint is not built yet.
-func (h *Host) Checkpoint(ctx context.Context, id ID, cp CleanPoint) error { return ErrUnsupported }
+func (cp CleanPoint) validate() error {
+	var f faults
+	checkPath(&f, "disk", cp.Disk)
+	checkPath(&f, "overlay", cp.Overlay)
+	checkPath(&f, "ram file", cp.RAM)
+	f.check(cp.Disk != cp.Overlay && cp.Disk != cp.RAM && cp.Overlay != cp.RAM, "disk, overlay and ram file are not three files")
+	return f.err("clean point")
+}
 
-// Restore is not built yet.
-func (h *Host) Restore(ctx context.Context, s Spec, ram string) error { return ErrUnsupported }
+// jobPoll is how often libvirt is asked whether a job has ended: it has no event for a snapshot's.
+const jobPoll = 50 * time.Millisecond
+
+// snapshotFlags: no record of libvirt's, which could not revert to it before 9.9 anyway; the overlay is there already.
+const snapshotFlags = libvirt.DOMAIN_SNAPSHOT_CREATE_NO_METADATA | libvirt.DOMAIN_SNAPSHOT_CREATE_REUSE_EXT |
+	libvirt.DOMAIN_SNAPSHOT_CREATE_ATOMIC
+
+// Checkpoint saves a domain's RAM to a file and freezes its first disk at the same instant: from then on the guest
+// writes to the overlay. The guest stands still meanwhile and is then as it was, running or paused. It is idempotent:
+// a domain whose first disk is the overlay and whose RAM file is whole has its clean point. A job of a caller that is
+// gone is waited for first. A large RAM takes long: ctx should have a deadline that allows for it.
+//
+// libvirt also rewrites the persistent definition to the overlay: Define it again.
+//
+// After an error but ErrUnavailable, ErrAdrift and ErrUnusable the domain runs on its own disk, or is gone; a RAM file
+// may be left, and is not to be used. ErrUnavailable: not known; call again. ErrConflict: it is off, or has another
+// disk. ErrBusy: the earlier job did not end in time. ErrExhausted: no room for the RAM. ErrUnusable: the disk is
+// frozen but the RAM file is not whole. ErrAdrift: libvirtd died in between; destroy the domain, and then its RAM file
+// may be whole.
+func (h *Host) Checkpoint(ctx context.Context, id ID, cp CleanPoint) error {
+	what := "checkpoint " + string(id)
+	if err := cp.validate(); err != nil {
+		return err
+	}
+	if err := h.awaitJob(ctx, id); err != nil {
+		return wrap(what, err)
+	}
+	return h.do(ctx, "checkpoint", what, h.lanes.slow, func(c *libvirt.Connect) error {
+		d, _, err := lookup(c, id)
+		if err != nil {
+			return err
+		}
+		defer d.Free()
+		return checkpoint(c, d, cp)
+	})
+}
+
+// awaitJob waits until the domain has no job: libvirtd carries on with the one of a client that died.
+func (h *Host) awaitJob(ctx context.Context, id ID) error {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, h.opt.CallTimeout)
+		defer cancel()
+	}
+	for {
+		busy, err := call(ctx, h, "job", h.lanes.quick, func(c *libvirt.Connect) (bool, error) {
+			d, _, err := lookup(c, id)
+			if err != nil {
+				return false, err
+			}
+			defer d.Free()
+			job, err := d.GetJobInfo()
+			if err != nil {
+				return false, err
+			}
+			return job.Type == libvirt.DOMAIN_JOB_BOUNDED || job.Type == libvirt.DOMAIN_JOB_UNBOUNDED, nil
+		})
+		if err != nil || !busy {
+			return err
+		}
+		if !pause(ctx, jobPoll) {
+			return fmt.Errorf("%w: an earlier job has not ended", ErrBusy)
+		}
+	}
+}
+
+func checkpoint(c *libvirt.Connect, d *libvirt.Domain, cp CleanPoint) error {
+	x, err := liveDomain(d, 0)
+	if err != nil {
+		return err
+	}
+	switch now := firstDisk(x); {
+	case now == cp.Overlay:
+		// libvirt switches the disk when it has saved the RAM. But when it cannot write that down, it takes the
+		// RAM file away again and leaves the disk switched.
+		_, err := c.DomainSaveImageGetXMLDesc(cp.RAM, 0)
+		return unusable(err, "the disk is frozen, and the RAM file")
+	case now != cp.Disk:
+		return fmt.Errorf("%w: its first disk is %q", ErrConflict, cut(now))
+	}
+	if err := refuseLocked(cp.Overlay); err != nil {
+		return err
+	}
+	doc, err := snapshotXML(x, cp)
+	if err != nil {
+		return err
+	}
+	s, err := d.CreateSnapshotXML(doc, snapshotFlags)
+	if err != nil {
+		return snapshotError(d, cp, err)
+	}
+	return s.Free()
+}
+
+// snapshotError says why there is no clean point where libvirt does not: QEMU's own word for a full disk comes as
+// "unexpectedly failed", and for its own death likewise.
+func snapshotError(d *libvirt.Domain, cp CleanPoint, err error) error {
+	if class(err) != nil {
+		return err
+	}
+	if active, aerr := d.IsActive(); aerr == nil && !active {
+		return fmt.Errorf("%w: it ended meanwhile: %w", ErrConflict, err)
+	}
+	return err
+}
+
+// snapshotXML names every disk: one that is not named would get an overlay of libvirt's making.
+func snapshotXML(x *libvirtxml.Domain, cp CleanPoint) (string, error) {
+	s := libvirtxml.DomainSnapshot{
+		Memory: &libvirtxml.DomainSnapshotMemory{Snapshot: "external", File: cp.RAM},
+		Disks:  &libvirtxml.DomainSnapshotDisks{},
+	}
+	for i, d := range x.Devices.Disks {
+		if d.Target == nil {
+			continue
+		}
+		one := libvirtxml.DomainSnapshotDisk{Name: d.Target.Dev, Snapshot: "no"}
+		if i == 0 {
+			one.Snapshot, one.Source = "external", file(cp.Overlay)
+			one.Driver = &libvirtxml.DomainDiskDriver{Type: "qcow2"}
+		}
+		s.Disks.Disks = append(s.Disks.Disks, one)
+	}
+	return s.Marshal()
+}
+
+// liveDomain is the document of a domain that has a process. ErrConflict: it has none.
+func liveDomain(d *libvirt.Domain, flags libvirt.DomainXMLFlags) (*libvirtxml.Domain, error) {
+	active, err := d.IsActive()
+	if err != nil {
+		return nil, err
+	}
+	if !active {
+		return nil, errOff
+	}
+	doc, err := d.GetXMLDesc(flags)
+	if err != nil {
+		return nil, err
+	}
+	return parseDomain(doc)
+}
+
+var errOff = fmt.Errorf("%w: it has no process", ErrConflict)
+
+// firstDisk is the path of the disk that boots.
+func firstDisk(x *libvirtxml.Domain) string {
+	if len(x.Devices.Disks) == 0 {
+		return ""
+	}
+	return pathOf(x.Devices.Disks[0].Source)
+}
+
+func pathOf(s *libvirtxml.DomainDiskSource) string {
+	if s == nil || s.File == nil {
+		return ""
+	}
+	return s.File.File
+}
+
+// unusable makes ErrUnusable of whatever libvirt says of a saved state, unless it is libvirt that is away.
+func unusable(err error, what string) error {
+	if err == nil || class(err) == ErrUnavailable {
+		return err
+	}
+	return fmt.Errorf("%w: %s: %w", ErrUnusable, what, err)
+}
+
+// refuseLocked gives ErrAdrift when a QEMU has the image open that libvirt says is not in use. QEMU locks every
+// image that it opens (open file description locks, docs/system/images.rst, "Disk image file locking"). A file
+// that is not there is left for libvirt to report.
+func refuseLocked(path string) error {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	defer unix.Close(fd)
+	lock := unix.Flock_t{Type: unix.F_WRLCK} // of every byte
+	if err := unix.FcntlFlock(uintptr(fd), unix.F_OFD_GETLK, &lock); err != nil {
+		return fmt.Errorf("%s: locks: %w", path, err)
+	}
+	if lock.Type != unix.F_UNLCK {
+		return fmt.Errorf("%w: %s is open in a process, and libvirt says that it is not attached", ErrAdrift, path)
+	}
+	return nil
+}

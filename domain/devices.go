@@ -50,6 +50,8 @@ func controllers() []libvirtxml.DomainController {
 	for i := range uint(rootPorts) {
 		list = append(list, libvirtxml.DomainController{Type: "pci", Index: index(i + 1), Model: "pcie-root-port"})
 	}
+	// Behind a port without hot-plug, the guest has nothing to eject its interface with.
+	list[len(list)-rootPorts].PCI = &libvirtxml.DomainControllerPCI{Target: &libvirtxml.DomainControllerPCITarget{Hotplug: "off"}}
 	return list
 }
 
@@ -66,9 +68,9 @@ func disk(i int, d Disk) libvirtxml.DomainDisk {
 		Driver: &libvirtxml.DomainDiskDriver{
 			Name: "qemu", Type: d.Format, Cache: "writeback", ErrorPolicy: "stop", Discard: "unmap", DetectZeros: "unmap",
 		},
-		Source:       file(d.Path),
-		Target:       &libvirtxml.DomainDiskTarget{Dev: "vd" + string(rune('a'+i)), Bus: "virtio"},
-		Serial:       d.Serial,
+		Source: file(d.Path),
+		Target: &libvirtxml.DomainDiskTarget{Dev: "vd" + string(rune('a'+i)), Bus: "virtio"},
+		Serial: d.Serial,
 	}
 	if i == 0 {
 		x.Boot = &libvirtxml.DomainDeviceBoot{Order: 1}
@@ -98,8 +100,10 @@ func file(path string) *libvirtxml.DomainDiskSource {
 	return &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: path}}
 }
 
-// nic has no boot ROM: a domain boots from its first disk or not at all, never from the network.
+// nic has no boot ROM: a domain boots from its first disk or not at all, never from the network. Its place is behind
+// the first root port, where libvirt would have put it anyway.
 func nic(n NIC) libvirtxml.DomainInterface {
+	domain, bus, slot, function := uint(0), uint(1), uint(0), uint(0)
 	return libvirtxml.DomainInterface{
 		MAC:         &libvirtxml.DomainInterfaceMAC{Address: n.MAC.String()},
 		Source:      &libvirtxml.DomainInterfaceSource{Network: &libvirtxml.DomainInterfaceSourceNetwork{Network: n.Network}},
@@ -107,6 +111,7 @@ func nic(n NIC) libvirtxml.DomainInterface {
 		Model:       &libvirtxml.DomainInterfaceModel{Type: "virtio"},
 		PortOptions: &libvirtxml.DomainInterfacePortOptions{Isolated: "yes"},
 		ROM:         &libvirtxml.DomainROM{Enabled: "no"},
+		Address:     &libvirtxml.DomainAddress{PCI: &libvirtxml.DomainAddressPCI{Domain: &domain, Bus: &bus, Slot: &slot, Function: &function}},
 	}
 }
 

@@ -30,7 +30,7 @@ func TestClass(t *testing.T) {
 		{lv(libvirt.ERR_CONFIG_UNSUPPORTED, ""), ErrUnsupported},
 		{lv(libvirt.ERR_NO_CONNECT, ""), ErrUnavailable},
 		{lv(libvirt.ERR_RPC, ""), ErrUnavailable},
-		{lv(libvirt.ERR_AGENT_UNRESPONSIVE, ""), ErrUnavailable},
+		{lv(libvirt.ERR_AGENT_UNRESPONSIVE, ""), ErrUnresponsive},
 		{lv(libvirt.ERR_SYSTEM_ERROR, "cannot write: No space left on device"), ErrExhausted},
 		{lv(libvirt.ERR_INTERNAL_ERROR, "pc.ram: Cannot allocate memory"), ErrExhausted},
 		{lv(libvirt.ERR_INTERNAL_ERROR, "Failed to reserve port 5900"), ErrConflict},

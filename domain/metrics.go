@@ -18,7 +18,8 @@ type metrics struct {
 	mu    sync.Mutex // guards what follows
 	last  []prometheus.Metric
 	facts map[ID]facts
-	age   int // counts what was forgotten: a read that began before does not count
+	quiet map[ID]bool // see Quiet
+	age   int         // counts what was forgotten: a read that began before does not count
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -33,7 +34,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "capsuled_libvirt_call_duration_seconds", Help: "How long calls into libvirt took, by kind of call.",
 			Buckets: []float64{0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30},
 		}, []string{"call"}),
-		facts: map[ID]facts{},
+		facts: map[ID]facts{}, quiet: map[ID]bool{},
 	}
 	if reg == nil {
 		return m, nil

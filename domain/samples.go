@@ -25,8 +25,8 @@ func samples[T any](rows []row[T], of *T, labels ...string) []prometheus.Metric 
 	return list
 }
 
-// domainMetrics renders everything about one domain.
-func domainMetrics(f facts, s *libvirt.DomainStats) []prometheus.Metric {
+// domainMetrics renders everything about one domain, and of a quiet one nothing that its guest made up.
+func domainMetrics(f facts, s *libvirt.DomainStats, quiet bool) []prometheus.Metric {
 	project := f.who.label("project")
 	user := f.who.label("user")
 	list := []prometheus.Metric{
@@ -48,7 +48,10 @@ func domainMetrics(f facts, s *libvirt.DomainStats) []prometheus.Metric {
 	}
 	if s.Balloon != nil {
 		list = append(list, samples(memoryRows, s.Balloon, f.name)...)
-		if b := s.Balloon; b.AvailableSet && b.UsableSet && b.Available > 0 {
+	}
+	if b := s.Balloon; b != nil && !quiet {
+		list = append(list, samples(toldRows, b, f.name)...)
+		if b.AvailableSet && b.UsableSet && b.Available > 0 {
 			list = append(list, one(usedDesc, 100*(1-float64(b.Usable)/float64(b.Available)), f.name))
 		}
 	}

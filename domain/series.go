@@ -66,15 +66,19 @@ var cpuRows = []row[libvirt.DomainStatsCPU]{
 
 type balloon = libvirt.DomainStatsBalloon
 
+// memoryRows are what the host knows of a domain's memory; toldRows what the guest says of it, or decides by its balloon.
 var memoryRows = []row[balloon]{
 	{perDomain("info_maximum_memory_bytes", "Memory that the domain may have."), gauge, kibi, func(b *balloon) (uint64, bool) { return b.Maximum, b.MaximumSet }},
-	{perDomain("info_memory_usage_bytes", "Memory that the domain has."), gauge, kibi, func(b *balloon) (uint64, bool) { return b.Current, b.CurrentSet }},
 	{perDomain("memory_stats_maximum_bytes", "Memory that the domain may have."), gauge, kibi, func(b *balloon) (uint64, bool) { return b.Maximum, b.MaximumSet }},
+	{perDomain("memory_stats_rss_bytes", "Memory of the host that the process occupies."), gauge, kibi, func(b *balloon) (uint64, bool) { return b.Rss, b.RssSet }},
+}
+
+var toldRows = []row[balloon]{
+	{perDomain("info_memory_usage_bytes", "Memory that the domain has."), gauge, kibi, func(b *balloon) (uint64, bool) { return b.Current, b.CurrentSet }},
 	{perDomain("memory_stats_current_balloon_bytes", "Memory that the balloon leaves the domain."), gauge, kibi, func(b *balloon) (uint64, bool) { return b.Current, b.CurrentSet }},
 	{perDomain("memory_stats_available_bytes", "Memory that the guest sees."), gauge, kibi, func(b *balloon) (uint64, bool) { return b.Available, b.AvailableSet }},
 	{perDomain("memory_stats_unused_bytes", "Memory that the guest leaves unused."), gauge, kibi, func(b *balloon) (uint64, bool) { return b.Unused, b.UnusedSet }},
 	{perDomain("memory_stats_usable_bytes", "Memory that the guest could free without swapping."), gauge, kibi, func(b *balloon) (uint64, bool) { return b.Usable, b.UsableSet }},
-	{perDomain("memory_stats_rss_bytes", "Memory of the host that the process occupies."), gauge, kibi, func(b *balloon) (uint64, bool) { return b.Rss, b.RssSet }},
 	{perDomain("memory_stats_disk_caches_bytes", "Memory that the guest uses for disk caches."), gauge, kibi, func(b *balloon) (uint64, bool) { return b.DiskCaches, b.DiskCachesSet }},
 	{perDomain("memory_stats_swap_in_bytes", "Memory that the guest has read from swap."), gauge, kibi, func(b *balloon) (uint64, bool) { return b.SwapIn, b.SwapInSet }},
 	{perDomain("memory_stats_swap_out_bytes", "Memory that the guest has written to swap."), gauge, kibi, func(b *balloon) (uint64, bool) { return b.SwapOut, b.SwapOutSet }},
@@ -137,6 +141,7 @@ func descs() []*prometheus.Desc {
 		interfaceInfoDesc, usedDesc, cpuCountDesc, cpuCurrentDesc, cpuMaximumDesc}
 	list = appendDescs(list, cpuRows)
 	list = appendDescs(list, memoryRows)
+	list = appendDescs(list, toldRows)
 	list = appendDescs(list, vcpuRows)
 	list = appendDescs(list, blockRows)
 	return appendDescs(list, interfaceRows)

@@ -83,11 +83,11 @@ func (h *Host) pressPowerButton(ctx context.Context, id ID) {
 // no second: a domain that does not answer takes one place in the lane, not all.
 func (h *Host) ask(ctx context.Context, name string, id ID, how libvirt.DomainShutdownFlags) error {
 	return h.do(ctx, name, "ask "+string(id), h.lanes.guest, func(c *libvirt.Connect) error {
-		key := asked{id, how}
-		if _, there := h.asking.LoadOrStore(key, struct{}{}); there {
-			return errAsked
+		done, err := h.oneAtATime(asked{id, name})
+		if err != nil {
+			return err
 		}
-		defer h.asking.Delete(key)
+		defer done()
 		d, _, err := lookup(c, id)
 		if err != nil {
 			return err
@@ -99,8 +99,16 @@ func (h *Host) ask(ctx context.Context, name string, id ID, how libvirt.DomainSh
 
 // asked is a request that is under way.
 type asked struct {
-	id  ID
-	how libvirt.DomainShutdownFlags
+	id   ID
+	name string
+}
+
+// oneAtATime refuses a request while the same one is under way, and gives a function that ends it.
+func (h *Host) oneAtATime(a asked) (func(), error) {
+	if _, there := h.asking.LoadOrStore(a, struct{}{}); there {
+		return nil, errAsked
+	}
+	return func() { h.asking.Delete(a) }, nil
 }
 
 var errAsked = fmt.Errorf("%w: an earlier request is not answered yet", ErrBusy)

@@ -123,9 +123,9 @@ func (h *Host) readStats() ([]prometheus.Metric, error) {
 		}
 		for i := range all {
 			s := &all[i]
-			if f, ok := h.factsOf(s.Domain, seen); ok {
+			if f, id, ok := h.factsOf(s.Domain, seen); ok {
 				count++
-				series = append(series, domainMetrics(f, s)...)
+				series = append(series, domainMetrics(f, s, h.metrics.isQuiet(id))...)
 			}
 			_ = s.Domain.Free()
 		}
@@ -135,21 +135,21 @@ func (h *Host) readStats() ([]prometheus.Metric, error) {
 
 // factsOf finds the facts of a domain, if it is ours and not counted yet: one that starts or stops between the
 // two calls is in both.
-func (h *Host) factsOf(d *libvirt.Domain, seen map[ID]bool) (facts, bool) {
+func (h *Host) factsOf(d *libvirt.Domain, seen map[ID]bool) (facts, ID, bool) {
 	uuid, err := d.GetUUIDString()
 	id := ID(uuid)
 	if err != nil || seen[id] {
-		return facts{}, false
+		return facts{}, id, false
 	}
 	seen[id] = true
 	f, age, ok := h.metrics.known(id)
 	if !ok {
 		if f, err = readFacts(d); err != nil {
-			return facts{}, false // it is going, or coming: next time
+			return facts{}, id, false // it is going, or coming: next time
 		}
 		h.metrics.remember(id, f, age)
 	}
-	return f, f.ours
+	return f, id, f.ours
 }
 
 func readFacts(d *libvirt.Domain) (facts, error) {

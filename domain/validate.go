@@ -123,9 +123,13 @@ func (n NIC) validate(f *faults) {
 func (v VNC) validate(f *faults) {
 	f.check(v.Listen.IsValid() && v.Listen.Zone() == "", "vnc: listen address %s is not an address", v.Listen)
 	f.check(v.Port >= minVNCPort && v.Port <= 65535, "vnc: port %d is not within %d to 65535", v.Port, minVNCPort)
-	// The text never shows the password; its length is no secret.
-	f.check(len(v.Password) >= 1 && len(v.Password) <= maxVNCPass, "vnc: password of %d bytes, want 1 to %d", len(v.Password), maxVNCPass)
-	f.check(!strings.ContainsFunc(v.Password, func(r rune) bool { return r < ' ' || r > '~' }), "vnc: password is not printable ASCII")
+	checkPassword(f, v.Password)
+}
+
+// checkPassword has a text that never shows the password; its length is no secret.
+func checkPassword(f *faults, password string) {
+	f.check(len(password) >= 1 && len(password) <= maxVNCPass, "vnc: password of %d bytes, want 1 to %d", len(password), maxVNCPass)
+	f.check(!strings.ContainsFunc(password, func(r rune) bool { return r < ' ' || r > '~' }), "vnc: password is not printable ASCII")
 }
 
 // Validate reports everything that is wrong with the network, as one error that wraps ErrInvalid.
