@@ -73,6 +73,16 @@ func (a *app) complete(list func(context.Context, *client.Client) ([]candidate, 
 	}
 }
 
+// completeInTurn completes the first argument by the first function, and so on; after the last there is nothing to offer.
+func (a *app) completeInTurn(each ...cobra.CompletionFunc) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) >= len(each) {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return each[len(args)](cmd, args, typed)
+	}
+}
+
 // plain reports whether a word can go on a command line as it is: a name is somebody else's text, and what completion
 // inserts is run by the shell.
 func plain(s string) bool {

@@ -20,6 +20,8 @@ const (
 	exitDenied      = 5
 	exitUnreachable = 7
 	exitFailed      = 8
+	exitNotProved   = 11
+	exitUnknown     = 12
 	exitInterrupted = 130
 )
 
@@ -30,7 +32,7 @@ var exits = []struct {
 	codes   []string
 }{
 	{exitOK, "success", nil},
-	{exitOther, "internal error of the daemon, or one on this side", []string{client.Internal}},
+	{exitOther, "internal error of the daemon, one on this side, or a fault in a policy file", []string{client.Internal}},
 	{exitUsage, "wrong usage: nothing was sent", nil},
 	{3, "no such capsule, image or operation", []string{client.NotFound}},
 	{4, "the state does not allow it, a name is taken, or another operation runs", []string{client.Conflict, client.Busy}},
@@ -40,6 +42,8 @@ var exits = []struct {
 	{exitFailed, "the operation that was waited for failed", nil},
 	{9, "refused as invalid, or an ambiguous id", []string{client.Invalid}},
 	{10, "not supported by this host", []string{client.Unsupported}},
+	{exitNotProved, "not proved, or something looked at is not as it should be", nil},
+	{exitUnknown, "neither proved nor disproved: something could not be looked at", nil},
 	{exitInterrupted, "interrupted by a signal", nil},
 }
 
@@ -53,6 +57,9 @@ func exitStatus(err error) int {
 	}
 	if _, ok := errors.AsType[failedError](err); ok {
 		return exitFailed
+	}
+	if e, ok := errors.AsType[answerError](err); ok {
+		return e.status
 	}
 	if errors.Is(err, context.Canceled) {
 		return exitInterrupted
@@ -98,6 +105,15 @@ func (e failedError) Error() string {
 	op := e.op
 	return fmt.Sprintf("%s of %s failed at %q: %s (%s, operation %s)", op.Kind, op.Target, op.Step, op.Cause, op.Code, op.ID)
 }
+
+// answerError is a call that went well and whose answer is no: status is the exit status, text says why where the
+// answer itself does not.
+type answerError struct {
+	status int
+	text   string
+}
+
+func (e answerError) Error() string { return e.text }
 
 // interruptedError ends a wait; the operations go on.
 type interruptedError struct{ ids []string }

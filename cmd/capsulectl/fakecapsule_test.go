@@ -133,18 +133,7 @@ func (s *fakeDaemon) admit(w http.ResponseWriter, r *http.Request, form url.Valu
 	return c
 }
 
-// RefuseShow makes every /show of this capsule alone fail with code, while lists still name it.
-func (s *fakeDaemon) RefuseShow(vmid, code string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.unshown[vmid] = code
-}
-
 func (s *fakeDaemon) show(w http.ResponseWriter, r *http.Request, form url.Values) {
-	if code, ok := s.unshown[form.Get("vmid")]; ok {
-		refuse(w, r, code, "not shown")
-		return
-	}
 	list := wire.StatusList{Status: []wire.Status{}}
 	for _, c := range s.capsules {
 		if c.VMID == form.Get("vmid") || form.Get("vmid") == "" && c.own {

@@ -35,7 +35,7 @@ type fakeDaemon struct {
 	failures map[string]failure // by kind of operation
 	refusals []wire.Problem
 	calls    []string
-	unshown  map[string]string // codes, by vmid
+	answers  map[string]string // JSON, by call
 }
 
 type fakeCapsule struct {
@@ -48,7 +48,8 @@ type failure struct{ step, code, cause string }
 // newFakeDaemon returns one without capsules or images.
 func newFakeDaemon() *fakeDaemon {
 	s := &fakeDaemon{mux: http.NewServeMux(), polled: make(chan struct{}, 1), failures: map[string]failure{},
-		unshown: map[string]string{}}
+		answers: map[string]string{}}
+	s.routeSecure()
 	s.mux.HandleFunc("POST /createvm", s.form(s.create, "imageid", "loginusername", "loginpassword", "memory", "vcpu",
 		"type", "consent", "full_access", "title", "desc_nature", "desc_requirement", "desc_links", "desc_outside_data",
 		"rr_data_files", "rr_result_usage"))
@@ -75,12 +76,15 @@ func (s *fakeDaemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Server", "capsuled/"+fakeVersion)
 	w.Header().Set("X-Request-Id", "req-7")
 	open := r.URL.Path == "/healthz"
+	answer, answered := s.answers[r.Method+" "+r.URL.RequestURI()]
 	switch {
 	case !open && s.token != "" && r.Header.Get("Authorization") != "Bearer "+s.token:
 		refuse(w, r, "unauthorized", "no identity")
 	case !open && len(s.refusals) > 0:
 		refuse(w, r, s.refusals[0].Code, s.refusals[0].Message)
 		s.refusals = s.refusals[1:]
+	case answered:
+		reply(w, http.StatusOK, json.RawMessage(answer))
 	default:
 		s.mux.ServeHTTP(w, r)
 	}

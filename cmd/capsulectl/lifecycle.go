@@ -33,17 +33,19 @@ func (a *app) deleteCommand() *cobra.Command {
 	return cmd
 }
 
+const lifecycleHelp = `Prints the id of each operation begun, one to a line; with --wait nothing is
+printed on standard output, and the exit status tells how it ended. If one of several is refused, the others are done
+all the same, and the exit status is that of the first error.`
+
 // lifecycle is a command that does one thing to several capsules. It prints the ids of the operations it began, or
 // with --wait how they go. confirm, if not nil, is asked before anything is done.
 func (a *app) lifecycle(kind, short string, begin func(*client.Client, context.Context, string) (string, error),
 	confirm func(context.Context, []candidate) error) *cobra.Command {
 	var wait bool
 	cmd := &cobra.Command{
-		Use:   kind + " CAPSULE...",
-		Short: short,
-		Long: short + `. Prints the id of each operation begun, one to a line; with --wait nothing is
-printed on standard output, and the exit status tells how it ended. If one of several is refused, the others are done
-all the same, and the exit status is that of the first error.`,
+		Use:               kind + " CAPSULE...",
+		Short:             short,
+		Long:              short + ". " + lifecycleHelp,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: a.complete(capsuleCandidates),
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -94,58 +93,14 @@ func (a *app) listCommand() *cobra.Command {
 	return cmd
 }
 
-// atOnce is how many calls describe capsules at the same time.
-const atOnce = 8
-
-// capsules describes every capsule that the caller may know of, oldest first. /show without an id describes only those
-// in which the caller has a role, and /listvms all but with less of each: what the one lacks is asked for singly.
+// capsules describes every capsule that the caller may know of, oldest first.
 func capsules(ctx context.Context, c *client.Client) ([]wire.Status, error) {
-	own, err := c.ShowCapsules(ctx, "")
+	all, err := c.Capsules(ctx)
 	if err != nil {
 		return nil, err
 	}
-	all, err := c.ListCapsules(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var others []string
-	for _, v := range all.VMsInfo {
-		if !slices.ContainsFunc(own.Status, func(s wire.Status) bool { return s.VMID == v.VMID }) {
-			others = append(others, v.VMID)
-		}
-	}
-	shown, err := showEach(ctx, c, others)
-	if err != nil {
-		return nil, err
-	}
-	list := append(own.Status, shown...)
-	slices.SortStableFunc(list, func(x, y wire.Status) int {
+	slices.SortStableFunc(all.Status, func(x, y wire.Status) int {
 		return cmp.Or(cmp.Compare(x.CreatedAt, y.CreatedAt), cmp.Compare(x.VMID, y.VMID))
 	})
-	return list, nil
-}
-
-// showEach describes each capsule. One that went meanwhile is left out.
-func showEach(ctx context.Context, c *client.Client, ids []string) ([]wire.Status, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	found := make([][]wire.Status, len(ids))
-	slots := make(chan struct{}, atOnce)
-	var wg sync.WaitGroup
-	for i, id := range ids {
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			shown, err := c.ShowCapsules(ctx, id)
-			if err != nil && !client.Is(err, client.NotFound) {
-				cancel(err) // the first error ends the other calls, and is the one returned
-			}
-			found[i] = shown.Status
-		})
-	}
-	wg.Wait()
-	if err := context.Cause(ctx); err != nil {
-		return nil, err
-	}
-	return slices.Concat(found...), nil
+	return all.Status, nil
 }

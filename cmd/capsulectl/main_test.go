@@ -116,6 +116,8 @@ var daemonCommands = map[string]func(*testscript.TestScript, *fakeDaemon, []stri
 		ts.Check(err)
 		d.Refuse(args[0], message)
 	},
+	// answer CALL FILE: the call, such as 'GET /v1/doctor', is answered with the JSON of a file from now on.
+	"answer":  func(ts *testscript.TestScript, d *fakeDaemon, args []string) { d.Answer(args[0], ts.ReadFile(args[1])) },
 	"hold":    func(_ *testscript.TestScript, d *fakeDaemon, _ []string) { d.Hold() },
 	"release": func(_ *testscript.TestScript, d *fakeDaemon, _ []string) { d.Release() },
 	"polled":  func(_ *testscript.TestScript, d *fakeDaemon, _ []string) { <-d.Polled() },
@@ -125,6 +127,8 @@ var daemonCommands = map[string]func(*testscript.TestScript, *fakeDaemon, []stri
 			ts.Fatalf("capsule %s has the password %q", args[0], c.VNCLoginPassword)
 		}
 	},
+	// forget: the calls so far are not asked about.
+	"forget": func(_ *testscript.TestScript, d *fakeDaemon, _ []string) { d.Calls() },
 	// calls CALL...: these were the calls since the last time, and no others.
 	"calls": func(ts *testscript.TestScript, d *fakeDaemon, args []string) {
 		if got := strings.Join(d.Calls(), "\n"); got != strings.Join(args, "\n") {

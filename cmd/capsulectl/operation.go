@@ -48,7 +48,11 @@ var stepColumns = []column[wire.Step]{
 		}
 		return seconds(s.Seconds)
 	}},
+	{"NOTE", func(s wire.Step) string { return s.Note }},
 }
+
+// longestNote is how much of a note a table shows: what a guest answered can be long.
+const longestNote = 200
 
 // duration of an operation that has ended.
 func duration(op wire.Operation) string {
@@ -107,7 +111,7 @@ func (a *app) operationShowCommand() *cobra.Command {
 				return err
 			}
 			fmt.Fprintln(a.out)
-			return printTable(a.out, stepColumns, op.Steps)
+			return printWide(a.out, stepColumns, op.Steps, longestNote)
 		}),
 	}
 }

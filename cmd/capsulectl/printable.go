@@ -71,6 +71,11 @@ const widest = 40
 
 // printTable prints a heading and a line for each row.
 func printTable[T any](w io.Writer, columns []column[T], rows []T) error {
+	return printWide(w, columns, rows, widest)
+}
+
+// printWide is printTable with a last column of up to last characters.
+func printWide[T any](w io.Writer, columns []column[T], rows []T, last int) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for i, c := range columns {
 		fmt.Fprint(tw, separator(i), c.name)
@@ -78,7 +83,11 @@ func printTable[T any](w io.Writer, columns []column[T], rows []T) error {
 	fmt.Fprintln(tw)
 	for _, row := range rows {
 		for i, c := range columns {
-			fmt.Fprint(tw, separator(i), cell(c.text(row)))
+			most := widest
+			if i == len(columns)-1 {
+				most = last
+			}
+			fmt.Fprint(tw, separator(i), cell(c.text(row), most))
 		}
 		fmt.Fprintln(tw)
 	}
@@ -92,13 +101,14 @@ func separator(i int) string {
 	return "\t"
 }
 
-func cell(s string) string {
+// cell is s in at most so many characters.
+func cell(s string, most int) string {
 	s = printable(s)
 	if s == "" {
 		return "-"
 	}
-	if r := []rune(s); len(r) > widest {
-		return string(r[:widest-1]) + "…"
+	if r := []rune(s); len(r) > most {
+		return string(r[:most-1]) + "…"
 	}
 	return s
 }

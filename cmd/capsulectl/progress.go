@@ -88,7 +88,8 @@ func (a *app) follow(ctx context.Context, c *client.Client, p pending) (wire.Ope
 	}
 }
 
-// line shows an operation: on a terminal one line drawn again in its place, elsewhere a line for each step that ends.
+// line shows an operation: on a terminal one line drawn again in its place, below those of steps that found something;
+// elsewhere a line for each step that ends.
 type line struct {
 	w     io.Writer
 	label string
@@ -96,7 +97,7 @@ type line struct {
 	ticks <-chan time.Time
 	stop  func()
 	op    wire.Operation
-	seen  map[string]string // state last printed, by step; off the terminal
+	seen  map[string]string // state last printed, by step; on a terminal those of steps with a note alone
 }
 
 func newLine(w io.Writer, label string) *line {
@@ -119,17 +120,31 @@ func terminal(w any) int {
 
 func (l *line) show(op wire.Operation) {
 	l.op = op
-	if l.fd >= 0 {
-		l.draw()
-		return
-	}
 	for _, step := range op.Steps {
 		if step.State == "pending" || step.State == "running" || l.seen[step.Name] == step.State {
 			continue
 		}
+		if l.fd >= 0 && step.Note == "" { // the line that is drawn again says enough of the others
+			continue
+		}
 		l.seen[step.Name] = step.State
-		fmt.Fprintf(l.w, "%s: %s %s (%s)\n", printable(l.label), printable(step.Name), printable(step.State), seconds(step.Seconds))
+		if l.fd >= 0 {
+			fmt.Fprint(l.w, clear)
+		}
+		fmt.Fprintln(l.w, ended(l.label, step))
 	}
+	if l.fd >= 0 {
+		l.draw()
+	}
+}
+
+// ended is the line of a step that has ended.
+func ended(label string, s wire.Step) string {
+	text := fmt.Sprintf("%s: %s %s (%s)", label, s.Name, s.State, seconds(s.Seconds))
+	if s.Note != "" {
+		text += ": " + s.Note
+	}
+	return printable(text)
 }
 
 // clear moves to the beginning of the line and erases it.

@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"strings"
 	"testing"
 	"time"
@@ -124,7 +123,7 @@ func TestFigures(t *testing.T) {
 		{size(1 << 62), "4.0 EiB"},
 		{count(-1, " MB"), ""}, {count(0, ""), ""}, {count(1024, " MB"), "1024 MB"},
 		{address("203.0.113.7", 16000), "203.0.113.7:16000"}, {address("2001:db8::7", 22), "[2001:db8::7]:22"}, {address("h", -1), ""},
-		{cell(strings.Repeat("é", 41)), strings.Repeat("é", 39) + "…"}, {cell(""), "-"},
+		{cell(strings.Repeat("é", 41), 40), strings.Repeat("é", 39) + "…"}, {cell("", 40), "-"},
 	} {
 		if tt.got != tt.want {
 			t.Errorf("got %q, want %q", tt.got, tt.want)
@@ -143,7 +142,7 @@ func TestGeneratedPasswords(t *testing.T) {
 	}
 }
 
-// An administrator's list asks for each capsule of others once, and leaves out one that goes meanwhile.
+// An administrator's list is one call, however many capsules others have.
 func TestListOfMany(t *testing.T) {
 	daemon := newFakeDaemon()
 	for i := range 50 {
@@ -163,20 +162,7 @@ func TestListOfMany(t *testing.T) {
 	if len(ids) != 50 || ids[0] != "00000002-0000-4000-8000-000000000000" {
 		t.Errorf("%d capsules, first %q", len(ids), ids[0])
 	}
-	if calls := daemon.Calls(); len(calls) != 2+40 {
+	if calls := daemon.Calls(); len(calls) != 1 {
 		t.Errorf("%d calls", len(calls))
-	}
-	for _, tt := range []struct {
-		code         string
-		status, left int
-	}{{"not_found", exitOK, 49}, {"forbidden", exitDenied, 0}} {
-		daemon.RefuseShow(ids[0], tt.code)
-		out.Reset()
-		if status := run(t.Context(), []string{"list", "-q", "--socket", socket}, nil, &out, io.Discard); status != tt.status {
-			t.Errorf("%s: status %d", tt.code, status)
-		}
-		if left := len(strings.Fields(out.String())); left != tt.left {
-			t.Errorf("%s: %d capsules", tt.code, left)
-		}
 	}
 }

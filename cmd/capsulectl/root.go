@@ -64,7 +64,8 @@ Environment:
 	root.MarkFlagsMutuallyExclusive("socket", "ca")
 
 	root.AddCommand(a.imageCommand(), a.createCommand(), a.launchCommand(), a.listCommand(), a.showCommand(),
-		a.stopCommand(), a.deleteCommand(), a.operationCommand(), a.versionCommand(), completionCommand())
+		a.stopCommand(), a.deleteCommand(), a.switchCommand(), a.resumeCommand(), a.setCommand(), a.proveCommand(),
+		a.recordsCommand(), a.policyCommand(), a.doctorCommand(), a.operationCommand(), a.versionCommand(), completionCommand())
 	return root
 }
 
