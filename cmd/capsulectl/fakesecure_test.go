@@ -59,6 +59,9 @@ func (s *fakeDaemon) switchMode(w http.ResponseWriter, r *http.Request, form url
 		}
 	})
 	op.Steps[0].Note = "3 connections cut"
+	if i := slices.Index(steps, "mount"); i >= 0 {
+		op.Steps[i].Note = "the guest: \x1b[2Jmounted\nattach done" // it may say what it likes
+	}
 	locate(w, op)
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -129,6 +130,27 @@ func TestProgressOnTerminal(t *testing.T) {
 	}
 }
 
+// What a step found stays on the screen, above the line that is drawn again.
+func TestNoteOnTerminal(t *testing.T) {
+	daemon := newFakeDaemon()
+	daemon.AddCapsule(wire.Status{VMID: one, State: "RUNNING", Mode: "MAINTENANCE"}, true)
+	s := startSession(t, daemon, 60, "switch", one, "secure", "--wait")
+	if status := s.end(t); status != 0 {
+		t.Fatalf("status %d, screen %q", status, s.screen.String())
+	}
+	var whole []string
+	for _, frame := range strings.Split(s.screen.String(), clear) {
+		if strings.Contains(frame, "\n") {
+			whole = append(whole, frame)
+		}
+	}
+	want := []string{"switch aaaa1111: fence done (0.25 s): 3 connections cut\r\n",
+		`switch aaaa1111: mount done (0.25 s): the guest: \x1b[2Jmounted\nattach done` + "\r\n", "switch aaaa1111: succeeded in 1.5 s\r\n"}
+	if !slices.Equal(whole, want) {
+		t.Errorf("lines %q, want %q", whole, want)
+	}
+}
+
 func TestInterruptOnTerminal(t *testing.T) {
 	daemon := daemonWithCapsule()
 	daemon.Hold()
@@ -201,7 +223,7 @@ func TestExitStatus(t *testing.T) {
 	runs := 0
 	for _, exit := range exits {
 		for _, code := range exit.codes {
-			for _, command := range []string{"list", "image list"} {
+			for _, command := range []string{"show " + one, "list"} {
 				daemon.Refuse(code, "because")
 				var out, errs strings.Builder
 				args := append(strings.Fields(command), "--socket", socket)
