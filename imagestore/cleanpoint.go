@@ -115,10 +115,11 @@ func (s *Store) CleanPoint(ctx context.Context, key string) (CleanPoint, error) 
 }
 
 // Stamp identifies the disk of key and its contents: text that changes when somebody writes to the disk, or to the
-// backing file of the disk, or puts another file in its place. Owner, mode and further names may change, and it may
-// be read. Nothing of the contents is read: the stamp is made of inode, size and time of modification. Two writes
-// within one tick of the kernel's clock, some milliseconds, can have one time before Linux 6.13. The blocks that a
-// file takes are no part of it: XFS gives back preallocated ones when a file is closed.
+// backing file of the disk, or puts another file in its place. Owner, mode, attributes and further names may change,
+// and it may be read. Nothing of the contents is read: the stamp is made of inode, size and time of modification. Two
+// writes within one tick of the kernel's clock, some milliseconds, can have one time before Linux 6.13. The blocks
+// that a file takes are no part of it: libvirt keeps a file's former owner in an attribute that takes one, and XFS
+// gives back preallocated ones on close.
 //
 // ErrNotFound if there is no disk, ErrInvalid if key is no UUID.
 func (s *Store) Stamp(ctx context.Context, key string) (string, error) {

@@ -188,6 +188,11 @@ func TestStamp(t *testing.T) {
 					run(t, "qemu-io", "-f", "qcow2", "-c", "write -P 3 0 64k", prepare(t, s, keyA).Overlay)
 				}, false},
 				{"owner and mode", func() { run(t, "sh", "-c", `chown 64055:64055 "$1" && chmod 640 "$1"`, "sh", f.Path) }, false},
+				{"attribute", func() { // where libvirt remembers the former owner; with it the file takes a block more
+					if err := unix.Setxattr(f.Path, "trusted.libvirt.security.dac", noise(1, 500), 0); err != nil {
+						t.Fatal(err)
+					}
+				}, false},
 				{"link", func() { run(t, "ln", f.Path, filepath.Join(filepath.Dir(f.Path), "other")) }, false},
 				{"written", func() { run(t, "qemu-io", "-f", image, "-c", "write -P 3 64k 512", f.Path) }, true},
 				{"discarded", func() { run(t, "fallocate", "--punch-hole", "--length", "4096", f.Path) }, true},
