@@ -116,19 +116,15 @@ func checkpoint(c *libvirt.Connect, d *libvirt.Domain, cp CleanPoint) error {
 	}
 	s, err := d.CreateSnapshotXML(doc, snapshotFlags)
 	if err != nil {
-		return snapshotError(d, cp, err)
+		return snapshotError(d, err)
 	}
 	return s.Free()
 }
 
-// snapshotError says why there is no clean point where libvirt does not: QEMU's own word for a full disk comes as
-// "unexpectedly failed", and for its own death likewise.
-func snapshotError(d *libvirt.Domain, cp CleanPoint, err error) error {
-	if class(err) != nil {
-		return err
-	}
+// snapshotError tells a QEMU that died, which libvirt reports as a connection that broke, from a libvirt that is away.
+func snapshotError(d *libvirt.Domain, err error) error {
 	if active, aerr := d.IsActive(); aerr == nil && !active {
-		return fmt.Errorf("%w: it ended meanwhile: %w", ErrConflict, err)
+		return fmt.Errorf("%w: it ended meanwhile: %v", ErrConflict, err)
 	}
 	return err
 }

@@ -64,7 +64,7 @@ var codes = map[libvirt.ErrorNumber]error{
 	libvirt.ERR_CHECKPOINT_INCONSISTENT: ErrConflict,
 }
 
-// texts classifies the two codes that libvirt uses for everything else. The errno that it knows does not
+// texts classifies the three codes that libvirt uses for everything else. The errno that it knows does not
 // cross the binding, and QEMU reports its own faults as text, so the text is all there is: this table is the
 // one place that reads it. It holds the C locale's strings (the libvirtd of a service has no other).
 var texts = []struct {
@@ -92,7 +92,12 @@ func class(err error) error {
 	if c, ok := codes[lv.Code]; ok {
 		return c
 	}
-	if lv.Code != libvirt.ERR_INTERNAL_ERROR && lv.Code != libvirt.ERR_SYSTEM_ERROR {
+	if lv.Domain == libvirt.FROM_RPC && lv.Code == libvirt.ERR_SYSTEM_ERROR {
+		return ErrUnavailable // the connection broke: "End of file while reading data", among others
+	}
+	switch lv.Code {
+	case libvirt.ERR_INTERNAL_ERROR, libvirt.ERR_SYSTEM_ERROR, libvirt.ERR_OPERATION_FAILED:
+	default:
 		return nil
 	}
 	for _, t := range texts {

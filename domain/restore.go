@@ -59,18 +59,22 @@ func restore(c *libvirt.Connect, d *libvirt.Domain, ram string) error {
 	if err != nil {
 		return err
 	}
-	err = c.DomainRestoreFlags(ram, doc, libvirt.DOMAIN_SAVE_PAUSED)
-	if err == nil || class(err) == ErrUnavailable {
-		return err
+	if err = c.DomainRestoreFlags(ram, doc, libvirt.DOMAIN_SAVE_PAUSED); err == nil {
+		return nil
 	}
-	// libvirt has ended the process; should it ever not have, it is ended here.
-	if active, aerr := d.IsActive(); aerr == nil && active {
+	active, aerr := d.IsActive()
+	if aerr != nil {
+		return err // libvirt is away
+	}
+	if active {
+		// libvirt ends the process of a failed restore; should it ever not have, it is ended here.
 		_ = d.DestroyFlags(libvirt.DOMAIN_DESTROY_DEFAULT)
 	}
-	if class(err) != nil {
+	if c := class(err); c != nil && c != ErrUnavailable {
 		return err
 	}
-	return unusable(err, "QEMU")
+	// A QEMU that dies breaks its monitor's connection, which is not libvirt's.
+	return fmt.Errorf("%w: QEMU: %v", ErrUnusable, err)
 }
 
 // mayDiffer are the parts of a saved domain that need not be those of its definition: the memory that the balloon

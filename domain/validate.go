@@ -100,14 +100,15 @@ func (d Disk) validate(f *faults, what string) {
 	f.check(d.Backing == nil || d.Format == "qcow2", "%s: a %s disk has no backing file", what, d.Format)
 	seen := []string{d.Path}
 	for b := d.Backing; b != nil; b = b.Backing {
+		if len(seen) > maxBacking {
+			f.check(false, "%s: more than %d backing files", what, maxBacking)
+			return
+		}
 		checkPath(f, what+": backing file", b.Path)
 		f.check(slices.Contains(formats, b.Format), "%s: backing format %q is neither raw nor qcow2", what, b.Format)
 		f.check(b.Backing == nil || b.Format == "qcow2", "%s: a %s backing file has none of its own", what, b.Format)
 		f.check(!slices.Contains(seen, b.Path), "%s: is its own backing file", what)
-		if seen = append(seen, b.Path); len(seen) > 1+maxBacking {
-			f.check(b.Backing == nil, "%s: more than %d backing files", what, maxBacking)
-			return
-		}
+		seen = append(seen, b.Path)
 	}
 }
 
