@@ -229,13 +229,11 @@ func (c *Chains) Verify(ctx context.Context) ([]string, error) {
 		return nil, fmt.Errorf("firewall: verify: %w", err)
 	}
 	if c.guarded {
-		wrong, err := c.opt.unguarded()
+		wrong, err := c.wrongSettings()
 		if err != nil {
 			return nil, fmt.Errorf("firewall: verify: %w", err)
 		}
-		for _, s := range wrong {
-			diffs = append(diffs, fmt.Sprintf("sysctl: %s is not %s", s.name, s.value))
-		}
+		diffs = append(diffs, wrong...)
 	}
 	if err := c.watchLegacy(ctx); err != nil {
 		return nil, fmt.Errorf("firewall: verify: %w", err)

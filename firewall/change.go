@@ -18,12 +18,12 @@ type state struct {
 	ip4, ip6 map[string]observed
 }
 
-// observe reads the state from the kernel.
-func observe(ctx context.Context) (state, error) {
+// observe reads the state from the kernel. The options are those of iptables-save: "-c" for counters.
+func observe(ctx context.Context, options ...string) (state, error) {
 	var s state
 	var bridge, v4, v6 error
 	var wg sync.WaitGroup
-	wg.Go(func() { s.ip4, v4 = ip4.observe(ctx) })
+	wg.Go(func() { s.ip4, v4 = ip4.observe(ctx, options...) })
 	wg.Go(func() { s.ip6, v6 = ip6.observe(ctx) })
 	wg.Go(func() { s.bridge, bridge = observeBridge(ctx) })
 	wg.Wait()
@@ -105,7 +105,7 @@ func (c *Chains) loadSmall(ctx context.Context, text string) error {
 // has nothing but DROP to add in the filter table. Which table is first means nothing to safety: the bridge
 // layer is shut around both.
 func (o Options) swapText(before, after wanted, touched []Binding) string {
-	have := map[string]observed{"filter": {chainSet{}, map[jump]place{}}, "nat": {chainSet{}, nil}}
+	have := map[string]observed{"filter": {chainSet{}, map[jump]place{}, nil}, "nat": {chainSet{}, nil, nil}}
 	o.compileBindings(before, touched, have["filter"].chains, have["nat"].chains)
 	for _, j := range filterJumps {
 		have["filter"].jumps[j] = place{count: 1}
@@ -118,7 +118,7 @@ func (o Options) swapText(before, after wanted, touched []Binding) string {
 // unforward takes the forwarded port of a binding away again, after a change of which the nat table may have
 // been committed and the filter table was not. Should it fail too, the port leads to a binding that is closed.
 func (c *Chains) unforward(ctx context.Context, after wanted, b Binding) {
-	have, nat := map[string]observed{"nat": {chainSet{}, nil}}, chainSet{}
+	have, nat := map[string]observed{"nat": {chainSet{}, nil, nil}}, chainSet{}
 	c.opt.compileBindings(after, []Binding{b}, chainSet{}, have["nat"].chains)
 	c.opt.compileBindings(after.without(b.Tap), []Binding{b}, chainSet{}, nat)
 	text := restoreText(have, ruleSet{{"nat", nat, nil, true}})

@@ -75,3 +75,13 @@ func (o Options) unguarded() ([]setting, error) {
 	}
 	return wrong, nil
 }
+
+// wrongSettings says in words which settings are not as they should be.
+func (c *Chains) wrongSettings() ([]string, error) {
+	wrong, err := c.opt.unguarded()
+	var diffs []string
+	for _, s := range wrong {
+		diffs = append(diffs, fmt.Sprintf("sysctl: %s is not %s", s.name, s.value))
+	}
+	return diffs, err
+}

@@ -244,7 +244,12 @@ type site struct {
 // newSite builds it, without any rule. No port is isolated: the fence has to hold alone.
 func newSite(t *testing.T) *site {
 	t.Helper()
-	s := &site{opt: options("192.168.53.0/24")}
+	return newSiteOf(t, options("192.168.53.0/24"))
+}
+
+func newSiteOf(t *testing.T, o Options) *site {
+	t.Helper()
+	s := &site{opt: o}
 	s.chains = fresh(t, s.opt)
 	all := bindings(s.opt, 2)
 	s.one, s.two = all[0], all[1]

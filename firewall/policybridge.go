@@ -220,7 +220,7 @@ func bridgeKinds(r policy.Rule, answers bool) []string {
 	switch {
 	case r.Protocol == policy.ICMP:
 		return []string{"icmp type " + echo}
-	case r.Protocol == policy.Any && answers:
+	case r.Protocol == policy.Any && answers && !r.Deny:
 		return []string{begins, ""}
 	case r.Protocol == policy.Any:
 		return []string{""}

@@ -24,6 +24,7 @@ var (
 type observed struct {
 	chains chainSet
 	jumps  map[jump]place
+	counts map[string][]Count // of each rule of chains, if they were asked for
 }
 
 // place says where in a built-in chain a jump was found.
@@ -34,9 +35,9 @@ type place struct {
 
 func (p place) right() bool { return p.count == 1 && p.first }
 
-// observe reads the kernel.
-func (f family) observe(ctx context.Context) (map[string]observed, error) {
-	text, err := command(ctx, "", f.save)
+// observe reads the kernel; with the option "-c" the counters as well.
+func (f family) observe(ctx context.Context, options ...string) (map[string]observed, error) {
+	text, err := command(ctx, "", append([]string{f.save}, options...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -51,9 +52,17 @@ func parseSave(text string) map[string]observed {
 	seen := map[string]bool{} // built-in chains that have a rule already
 	for line := range strings.Lines(text) {
 		line = strings.TrimSuffix(line, "\n")
+		var count Count
+		counted := strings.HasPrefix(line, "[") // [packets:bytes] -A ...
+		if counted {
+			var head string
+			head, line, _ = strings.Cut(line, "] ")
+			p, b, _ := strings.Cut(head[1:], ":")
+			count = parseCount(p, b)
+		}
 		switch {
 		case strings.HasPrefix(line, "*"):
-			now = observed{chainSet{}, map[jump]place{}}
+			now = observed{chainSet{}, map[jump]place{}, map[string][]Count{}}
 			all[line[1:]] = now
 			clear(seen)
 		case strings.HasPrefix(line, ":"+chainPrefix):
@@ -63,6 +72,9 @@ func parseSave(text string) map[string]observed {
 			name, rule, _ := strings.Cut(line[3:], " ")
 			if strings.HasPrefix(name, chainPrefix) {
 				now.chains[name] = append(now.chains[name], rule)
+				if counted {
+					now.counts[name] = append(now.counts[name], count)
+				}
 				continue
 			}
 			if target, ok := strings.CutPrefix(rule, "-j "); ok && strings.HasPrefix(target, chainPrefix) {

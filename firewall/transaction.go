@@ -45,7 +45,7 @@ func (n *nfTables) generation() (uint32, error) {
 	}
 	var generation uint32
 	found := false
-	err := n.receive(func(m unix.NlMsghdr, body []byte) (done bool, err error) {
+	err := receive(n.fd, func(m unix.NlMsghdr, body []byte) (done bool, err error) {
 		if m.Seq != n.seq || m.Type != unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN || len(body) < 4 {
 			return false, nil
 		}
@@ -93,7 +93,7 @@ func (n *nfTables) change(ctx context.Context, gone, come []pin) error {
 		return err
 	}
 	waiting := len(gone) + len(come) // each is answered, whether the transaction came about or not
-	return n.receive(func(m unix.NlMsghdr, body []byte) (done bool, err error) {
+	return receive(n.fd, func(m unix.NlMsghdr, body []byte) (done bool, err error) {
 		if m.Type != unix.NLMSG_ERROR || int32(m.Seq-first) < 0 || len(body) < 4 {
 			return false, nil // of a transaction before this one, which ended with its first error
 		}
@@ -123,16 +123,16 @@ func (n *nfTables) send(b []byte) error {
 	return nil
 }
 
-// receive hands messages of the kernel to f until it is done.
-func (n *nfTables) receive(f func(m unix.NlMsghdr, body []byte) (done bool, err error)) error {
+// receive hands messages of the kernel on a netlink socket to f until it is done.
+func receive(fd int, f func(m unix.NlMsghdr, body []byte) (done bool, err error)) error {
 	buf := make([]byte, 1<<16)
 	for {
-		size, from, err := unix.Recvfrom(n.fd, buf, 0)
+		size, from, err := unix.Recvfrom(fd, buf, 0)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("nf_tables: receive: %w: %w", ErrUnavailable, err)
+			return fmt.Errorf("netlink: receive: %w: %w", ErrUnavailable, err)
 		}
 		if a, ok := from.(*unix.SockaddrNetlink); !ok || a.Pid != 0 {
 			continue // of another process, which may claim anything
@@ -144,7 +144,7 @@ func (n *nfTables) receive(f func(m unix.NlMsghdr, body []byte) (done bool, err 
 				Seq:  binary.NativeEndian.Uint32(rest[8:]),
 			}
 			if m.Len < unix.SizeofNlMsghdr || int(m.Len) > len(rest) {
-				return fmt.Errorf("nf_tables: receive: %w: a message of %d bytes", ErrUnavailable, m.Len)
+				return fmt.Errorf("netlink: receive: %w: a message of %d bytes", ErrUnavailable, m.Len)
 			}
 			if done, err := f(m, rest[unix.SizeofNlMsghdr:m.Len]); done || err != nil {
 				return err
