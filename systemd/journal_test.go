@@ -32,6 +32,8 @@ func (m machine) await(t *testing.T, cursor string, texts ...string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	// What nsenter started outlives it and holds the pipe open, so the deadline ends the reading itself.
+	defer context.AfterFunc(ctx, func() { out.Close() })()
 	defer func() {
 		cancel()
 		_ = cmd.Wait() // ended by us

@@ -64,11 +64,10 @@ func badUsage(fs *flag.FlagSet, format string, args ...any) error {
 }
 
 // checkConfig does what -check-config promises, and returns the exit code: 0 and the configuration on stdout, or 1
-// and all faults on stderr.
+// and all faults on stderr, those of the policy files with them. Their warnings are on stderr too, and no faults.
 func checkConfig(path string, stdout, stderr io.Writer) int {
-	c, err := LoadConfig(path)
-	if err != nil {
-		fmt.Fprintln(stderr, err)
+	c, ok := loadAll(path, stderr)
+	if !ok {
 		return 1
 	}
 	fmt.Fprintln(stdout, "ok")
@@ -77,6 +76,15 @@ func checkConfig(path string, stdout, stderr io.Writer) int {
 		return 1
 	}
 	return 0
+}
+
+// loadAll reads the configuration and looks at the policy files, and writes all faults to stderr.
+func loadAll(path string, stderr io.Writer) (c Config, ok bool) {
+	c, err := LoadConfig(path)
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+	}
+	return c, checkPolicies(c.Policy.Dir, stderr) && err == nil
 }
 
 // WriteTOML writes the configuration as a file that LoadConfig reads back to the same. It holds no secret, only the

@@ -194,6 +194,56 @@ func TestCheckConfig(t *testing.T) {
 	}
 }
 
+// TestCheckConfigLooksAtPolicies: their faults are the configuration's, and stand beside its own.
+func TestCheckConfigLooksAtPolicies(t *testing.T) {
+	for _, tt := range []struct {
+		name, config, file, text string
+		code                     int
+		want                     []string // on standard error, a line each
+	}{
+		{"none", "", "README", "ignored", 0, nil},
+		{"shipped", "", "", "", 0, nil},
+		{"faults of both", "[quota]\ncpus = 0\n", "secure.toml", "secure = true\nport = 1\n", 1, []string{"c.toml:4: quota.cpus: is the number 0", "/secure.toml:2: "}},
+		{"not secure", "", "secure.toml", "secure = false\n", 1, []string{"/secure.toml: a policy of this name is in force while protected data is attached"}},
+		{"no such policy", "", "sceure.toml", "", 1, []string{"/sceure.toml: no policy is called"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "policies")
+			if tt.file != "" {
+				if err := os.Mkdir(dir, 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(filepath.Join(dir, tt.file), []byte(tt.text), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var stdout, stderr bytes.Buffer
+			config := writeFile(t, "c.toml", "[policy]\ndir = \""+dir+"\"\n"+tt.config, 0o644)
+			if code := checkConfig(config, &stdout, &stderr); code != tt.code || (code == 0) != (stdout.Len() > 0) {
+				t.Errorf("code %d, want %d: %s%s", code, tt.code, stdout.String(), stderr.String())
+			}
+			lines := strings.Split(strings.TrimSuffix(stderr.String(), "\n"), "\n")
+			if stderr.Len() == 0 {
+				lines = nil
+			}
+			if len(lines) != len(tt.want) {
+				t.Fatalf("want %q: %s", tt.want, stderr.String())
+			}
+			for i, want := range tt.want {
+				if !strings.Contains(lines[i], want) {
+					t.Errorf("want %q: %s", want, lines[i])
+				}
+			}
+			if tt.code == 0 {
+				return
+			}
+			if code := run(t.Context(), []string{"-config", config}, &stdout, &stderr); code != exitConfig {
+				t.Errorf("the daemon ends with %d", code)
+			}
+		})
+	}
+}
+
 func TestFaultsAreTyped(t *testing.T) {
 	_, err := parseConfig("c", []byte("x = 1"))
 	if fs, ok := errors.AsType[Faults](err); !ok || len(fs) != 1 {

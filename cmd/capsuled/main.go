@@ -39,9 +39,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case opt.Fence:
 		return fence(ctx, opt.ConfigPath, hostLockFile, stderr)
 	}
-	c, err := LoadConfig(opt.ConfigPath)
-	if err != nil {
-		fmt.Fprintln(stderr, err)
+	c, ok := loadAll(opt.ConfigPath, stderr)
+	if !ok {
 		return exitConfig
 	}
 	if err := serve(ctx, c, stderr); err != nil {

@@ -9,11 +9,13 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"os/user"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -54,6 +56,9 @@ func serve(ctx context.Context, c Config, stderr io.Writer) (err error) {
 	h := &house{log: newLogger(c.Log, stderr), metrics: newRegistry()}
 	defer func() { err = errors.Join(err, h.close()) }()
 	notify := systemd.New(h.log)
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP) // from now on it does not end the process
+	defer signal.Stop(hangups)
 
 	d, err := h.daemon(ctx, c)
 	if err != nil {
@@ -76,6 +81,7 @@ func serve(ctx context.Context, c Config, stderr io.Writer) (err error) {
 		}
 		served <- err
 	}()
+	go h.reloads(ctx, hangups, notify, d)
 	go notify.Watchdog(ctx, func() error { return answers(c.API.Socket) })
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
