@@ -1,10 +1,10 @@
 // Command probe attacks from inside a guest: it sends what a hostile guest would send, and what is in a packet says
 // which attack it was, so that whoever captures on the outside can tell what got through.
 //
-//	probe [-i INTERFACE] -mark SUFFIX <SCRIPT
+//	probe [-i INTERFACE] -mark TEXT <SCRIPT
 //
 // A script has one attack a line: a name, a verb, and arguments of the form key=value. Every packet of an attack
-// carries the marker NAME-SUFFIX in one piece. What came of each attack is one line of the output: its name and what
+// carries the marker TEXT-NAME-TEXT in one piece. What came of each attack is one line of the output: its name and what
 // happened. That a packet was sent says nothing about where it arrived.
 //
 //	tcp-out   tcp to=198.51.100.2:7001

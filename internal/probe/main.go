@@ -14,11 +14,11 @@ func run(args []string, in io.Reader, out, errs io.Writer) int {
 	fs := flag.NewFlagSet("probe", flag.ContinueOnError)
 	fs.SetOutput(errs)
 	name := fs.String("i", "", "`interface` to send frames on (default: the first that is not loopback)")
-	suffix := fs.String("mark", "", "`suffix` of every marker: small letters, digits and hyphens")
+	around := fs.String("mark", "", "`text` before and behind the name in every marker: small letters and digits")
 	if err := fs.Parse(args); err != nil {
 		return 2
 	}
-	script, err := readScript(in, *suffix)
+	script, err := readScript(in, *around)
 	if err != nil {
 		fmt.Fprintln(errs, err)
 		return 2

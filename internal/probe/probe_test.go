@@ -85,7 +85,7 @@ func TestFrames(t *testing.T) {
 		if _, err := a.do(n); err != nil {
 			t.Fatalf("%s: %v", a.name, err)
 		}
-		if !bytes.Contains(bytes.Join(sent(), nil), []byte(a.name+"-x1")) {
+		if !bytes.Contains(bytes.Join(sent(), nil), []byte("x1-"+a.name+"-x1")) {
 			t.Errorf("%s: no marker in what it sends", a.name)
 		}
 		fmt.Fprintf(&got, "== %s\n%s", a.name, decode(t, sent()))
@@ -145,7 +145,7 @@ func TestFaultyScripts(t *testing.T) {
 		"not a number":     {"a ip4 dst=192.0.2.1 proto=300", []string{"proto=300", "out of range"}},
 		"not an address":   {"a ip4 dst=nowhere", []string{"dst=nowhere"}},
 		"not a choice":     {"a ip4 dst=192.0.2.1 pieces=crumbs", []string{"pieces=crumbs: want one of whole, first"}},
-		"marker":           {"A arp", []string{`marker "A-x1": want at most 63 small letters`}},
+		"marker":           {"A arp", []string{`marker "x1-A-x1": want at most 63 small letters`}},
 		"two lines":        {"a smash\nb arp op=x", []string{"line 1: a", "line 2: b: op=x"}},
 	} {
 		t.Run(name, func(t *testing.T) {

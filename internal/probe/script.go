@@ -51,7 +51,7 @@ var verbs = map[string]verb{
 }
 
 // readScript reads a whole script. All its faults are reported at once, by line.
-func readScript(in io.Reader, suffix string) ([]attack, error) {
+func readScript(in io.Reader, around string) ([]attack, error) {
 	var script []attack
 	var faults []error
 	lines := bufio.NewScanner(in)
@@ -60,7 +60,7 @@ func readScript(in io.Reader, suffix string) ([]attack, error) {
 		if len(words) == 0 || strings.HasPrefix(words[0], "#") {
 			continue
 		}
-		a, err := readLine(words, suffix)
+		a, err := readLine(words, around)
 		if err != nil {
 			faults = append(faults, fmt.Errorf("probe: line %d: %w", n, err))
 		}
@@ -69,13 +69,13 @@ func readScript(in io.Reader, suffix string) ([]attack, error) {
 	return script, errors.Join(append(faults, lines.Err())...)
 }
 
-func readLine(words []string, suffix string) (attack, error) {
+func readLine(words []string, around string) (attack, error) {
 	if len(words) < 2 {
 		return attack{}, fmt.Errorf("%q: an attack has a name and a verb", words[0])
 	}
 	name := words[0]
-	mark := name + "-" + suffix
-	// A marker is one label of a domain name (RFC 1035, 2.3.4) and a word that no other packet holds.
+	// A marker is one label of a domain name (RFC 1035, 2.3.4), and none is part of another.
+	mark := around + "-" + name + "-" + around
 	if strings.Trim(mark, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" || len(mark) > 63 {
 		return attack{}, fmt.Errorf("marker %q: want at most 63 small letters, digits and hyphens", mark)
 	}

@@ -80,7 +80,8 @@ func ping(mark string, a *arguments) func(*nic) (string, error) {
 			if err != nil {
 				return "", err
 			}
-			if n > 0 && answer[0] == 0 && strings.Contains(string(answer[:n]), mark) { // echo reply
+			head := int(answer[0]&15) * 4 // a raw socket gets the header too (raw(7))
+			if n > head && answer[head] == 0 && strings.Contains(string(answer[:n]), mark) { // echo reply
 				return "answered", nil
 			}
 		}
