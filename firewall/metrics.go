@@ -15,6 +15,7 @@ type metrics struct {
 	failures    prometheus.Counter
 	cut         prometheus.Counter
 	legacy      prometheus.Gauge
+	questions   *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -38,12 +39,18 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		legacy: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "capsuled_firewall_legacy_tables", Help: "Tables of iptables-legacy beside nf_tables, when last verified.",
 		}),
+		questions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "capsuled_firewall_questions_total", Help: "Questions for names that the static resolver got, by what became of them.",
+		}, []string{"result"}),
+	}
+	for _, result := range []string{"answered", "no_data", "unknown", "refused", "malformed", "limited", "stranger"} {
+		m.questions.WithLabelValues(result)
 	}
 	if r == nil {
 		return m, nil
 	}
 	var faults []error
-	for _, c := range []prometheus.Collector{m.seconds, m.bindings, m.differences, m.failures, m.cut, m.legacy} {
+	for _, c := range []prometheus.Collector{m.seconds, m.bindings, m.differences, m.failures, m.cut, m.legacy, m.questions} {
 		faults = append(faults, r.Register(c))
 	}
 	return m, errors.Join(faults...)
