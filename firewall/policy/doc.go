@@ -10,8 +10,8 @@
 //
 //  1. Closed whatever a policy says: IPv6; every ethertype but IPv4 and the ARP that IPv4 needs; peers in [Closed];
 //     other capsules; addresses of the host other than the one on the bridge. No rule opens them.
-//  2. The keys come before the rules, and no rule denies what a key allows. DHCP allows UDP to port 67 of the host (and
-//     the broadcasts that come before an address is known). DNS other than [NoDNS] allows UDP and TCP to port 53 of the
+//  2. The keys come before the rules, and no rule denies what a key allows. DHCP allows UDP from port 68 to port 67 of the
+//     host (and the broadcasts that come before an address is known). DNS other than [NoDNS] allows UDP and TCP to port 53 of the
 //     host: [Static] is answered from Policy.Hosts and nothing else, [Forward] by the host's resolver. SSH allows TCP
 //     to port 22 of the capsule, through the port of the host that is forwarded to it and in no other way.
 //  3. Then the rules, in order: the first whose direction, protocol, peer and port match decides.
@@ -27,8 +27,10 @@
 //     beyond it.
 //   - Port: of the packet's destination, in one of Ports if there are any. In an In rule that is a port of the capsule.
 //
-// Replies belong to the connection that was allowed, and so do the ICMP errors about it; there is no rule for them, and
-// no reply without a connection. A deny rule denies new connections; those under way are cut when a policy changes.
+// Replies belong to the connection that was allowed; there is no rule for them, and no reply without a connection. The
+// ICMP errors about a connection pass too, but only under a policy with an allow rule about anywhere: elsewhere they
+// would come from machines on the way that nobody listed. A deny rule denies new connections; those under way are cut
+// when a policy changes.
 //
 // Guarantees. A file is read whole or not at all: the error names every fault, with its line. Whatever is returned
 // passes [Policy.Validate], and what is Secure then cannot reach a resolver, a DHCP server other than the host's, or
