@@ -110,10 +110,12 @@ func TestUnit(t *testing.T) {
 	m.run(t, "systemd-analyze", "security", "--no-pager", "--threshold=44", "capsuled.service")
 
 	// When start returns the daemon is ready, on a machine without any configuration.
+	at := m.cursor(t)
 	m.run(t, "systemctl", "start", "capsuled")
 	if code := m.readyz(t); code != http.StatusOK {
 		t.Errorf("readyz after start: %d", code)
 	}
+	m.await(t, at, "static resolver answers")
 	if status := m.property(t, "StatusText"); !strings.HasPrefix(status, "serving") {
 		t.Errorf("status text: %q", status)
 	}

@@ -43,6 +43,22 @@ type house struct {
 
 func (h *house) built(c func() error) { h.closers = append(h.closers, c) }
 
+// beside runs f beside the daemon, until the house is closed and not only until ctx ends: what capsules use outlives the
+// last operation.
+func (h *house) beside(ctx context.Context, f func(context.Context)) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f(ctx)
+	}()
+	h.built(func() error {
+		cancel()
+		<-done
+		return nil
+	})
+}
+
 func (h *house) close() error {
 	var errs []error
 	for i := len(h.closers) - 1; i >= 0; i-- {
@@ -164,6 +180,7 @@ func (h *house) daemon(ctx context.Context, c Config) (*daemon.Daemon, error) {
 		return nil, err
 	}
 	h.built(func() error { chains.Close(); return nil })
+	h.beside(ctx, func(ctx context.Context) { h.resolve(ctx, firewall.NewResolver(chains, h.log).Serve) })
 	shown := ""
 	if public.IsValid() {
 		shown = public.String()
