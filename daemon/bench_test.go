@@ -75,7 +75,8 @@ func (b *bench) launch() (ready chan struct{}) {
 		VNCListen: netip.MustParseAddr("127.0.0.1"),
 		Quota:     daemon.Quota{CPUs: 4, MemoryMB: 4096, DiskGB: 100, Images: 5}, VolumeGB: 10, SpoolGB: 10,
 		StopGrace: time.Second, Patience: time.Nanosecond, ReconcileEvery: time.Hour,
-		Store: b.db, Hypervisor: b.machine, Domains: b.machine, Fences: b.machine, Files: b.machine, Images: b.machine,
+		Store: b.db, Hypervisor: b.machine, Domains: b.machine, Fences: fencesOf{b.machine}, Files: b.machine, Images: b.machine,
+		Disconnect: b.machine.disconnect, CutConsoles: true, RotatePassword: true, VerifyEvery: time.Hour, Policies: b.machine.policyFiles,
 		Log: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
 	}
 	if b.opt != nil {
@@ -183,6 +184,13 @@ func (b *bench) settled() {
 	for _, c := range capsules {
 		d := m.domains[domain.ID(c.ID)]
 		running := d != nil && d.state == domain.Running
+		p := m.points[domain.ID(c.ID)]
+		if p == nil {
+			p = &fakePoint{}
+		}
+		if inSecure := c.Mode == daemon.Secure; inSecure != p.overlay && !(c.State == daemon.Failed && inSecure) || inSecure && c.State == daemon.Running && p.ram == nil || !inSecure && p.ram != nil {
+			b.t.Errorf("%s is %s in mode %s: overlay %t, RAM file %t", c.ID, c.State, c.Mode, p.overlay, p.ram != nil)
+		}
 		switch c.State {
 		case daemon.Running:
 			made++
@@ -208,7 +216,7 @@ func (b *bench) settled() {
 		default:
 			b.t.Errorf("%s is left %s", c.ID, c.State)
 		}
-		if c.Provisioned && (c.Mode == daemon.Maintenance) != (c.State == daemon.Running) {
+		if c.Provisioned && (c.Mode != daemon.NotDefined) != (c.State == daemon.Running) && c.State != daemon.Failed {
 			b.t.Errorf("%s is %s in mode %s", c.ID, c.State, c.Mode)
 		}
 	}
@@ -218,6 +226,9 @@ func (b *bench) settled() {
 		if n != made {
 			b.t.Errorf("%d %s for %d capsules: %+v", n, what, made, capsules)
 		}
+	}
+	for _, promise := range m.broken {
+		b.t.Error(promise)
 	}
 	if len(m.bindings) != fenced {
 		b.t.Errorf("%d bindings for %d running capsules", len(m.bindings), fenced)

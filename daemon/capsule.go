@@ -19,12 +19,16 @@ const (
 	Failed          State = "ERROR"
 	Deleted         State = "DELETED"
 	DeleteError     State = "DELETE_ERROR"
+
+	SwitchToSecurePending      State = "SWITCH_TO_SECURE_PENDING"
+	SwitchToMaintenancePending State = "SWITCH_TO_MAINTENANCE_PENDING"
 )
 
 // hidden says which states no caller sees: the capsule is on its way out.
 var hidden = map[State]bool{DeletePending: true, DeleteError: true, Deleted: true}
 
-// Mode is what a capsule may reach and see. It is NotDefined whenever the capsule does not run.
+// Mode is what a capsule may reach and see. It is NotDefined whenever the capsule does not run, but for one that is
+// held: ERROR with a mode is a capsule that is closed and paused, or whose way out of secure mode failed.
 type Mode = store.Mode
 
 const (

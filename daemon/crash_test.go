@@ -39,6 +39,32 @@ var deeds = map[string]func(*bench) func() (daemon.Operation, error){
 		b.succeed(b.LaunchCapsule(b.t.Context(), alice, id))
 		return func() (daemon.Operation, error) { return b.StopCapsule(b.t.Context(), alice, id) }
 	},
+	"enter": func(b *bench) func() (daemon.Operation, error) {
+		id := b.launched()
+		return func() (daemon.Operation, error) {
+			return b.SwitchCapsule(b.t.Context(), alice, id, daemon.Secure, false)
+		}
+	},
+	"leave": func(b *bench) func() (daemon.Operation, error) {
+		id := b.secured()
+		return func() (daemon.Operation, error) {
+			return b.SwitchCapsule(b.t.Context(), alice, id, daemon.Maintenance, false)
+		}
+	},
+	"readmit": func(b *bench) func() (daemon.Operation, error) {
+		id := b.secured()
+		b.hold(id)
+		return func() (daemon.Operation, error) { return b.ResumeCapsule(b.t.Context(), root, id) }
+	},
+	"stop in secure mode": func(b *bench) func() (daemon.Operation, error) {
+		id := b.secured()
+		b.machine.stubborn = true
+		return func() (daemon.Operation, error) { return b.StopCapsule(b.t.Context(), alice, id) }
+	},
+	"delete in secure mode": func(b *bench) func() (daemon.Operation, error) {
+		id := b.secured()
+		return func() (daemon.Operation, error) { return b.DeleteCapsule(b.t.Context(), alice, id) }
+	},
 	"delete": func(b *bench) func() (daemon.Operation, error) {
 		id := b.create(alice, b.image())
 		b.succeed(b.LaunchCapsule(b.t.Context(), alice, id))
@@ -79,11 +105,20 @@ func TestDeathAtEveryCall(t *testing.T) {
 					b := newBench(t, nil)
 					begin := deed(b)
 					struck := b.machine.at(n, f)
-					op, err := begin()
-					if err != nil {
-						t.Fatal(err)
-					}
+					began := make(chan daemon.Operation, 1)
+					go func() {
+						op, err := begin()
+						if err != nil && !struck.Load() {
+							t.Error(err)
+						}
+						began <- op
+					}()
+					var op daemon.Operation
 					b.until(func() bool {
+						select {
+						case op = <-began:
+						default:
+						}
 						o, err := b.Operation(t.Context(), root, op.ID)
 						return struck.Load() || err == nil && o.State != daemon.OperationRunning
 					})
@@ -94,7 +129,13 @@ func TestDeathAtEveryCall(t *testing.T) {
 					b.kill()
 					b.machine.well()
 					b.start()
-					b.succeed(op, nil)
+					select {
+					case op = <-began:
+					default:
+					}
+					if op.ID != "" { // else it died before the intent was written
+						b.succeed(op, nil)
+					}
 					b.settled()
 				})
 				if calls <= n {
@@ -119,7 +160,15 @@ func TestErrorAtEveryCall(t *testing.T) {
 					b := newBench(t, nil)
 					begin := deed(b)
 					struck := b.machine.at(n, f)
-					op := b.wait(begin())
+					op, err := begin()
+					if err != nil && struck.Load() { // refused before anything was begun
+						calls++
+						b.machine.well()
+						b.recover()
+						b.settled()
+						return
+					}
+					op = b.wait(op, err)
 					b.idle()
 					if !struck.Load() {
 						return

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"github.com/capsuled/capsuled/daemon/store"
 	"github.com/capsuled/capsuled/domain"
 	"github.com/capsuled/capsuled/firewall"
+	"github.com/capsuled/capsuled/firewall/policy"
 	"github.com/capsuled/capsuled/imagestore"
 )
 
@@ -37,6 +39,18 @@ type domains interface {
 	Undefine(context.Context, domain.ID) error
 	Observe(context.Context) (map[domain.ID]domain.Observed, error)
 	ObserveOne(context.Context, domain.ID) (domain.Observed, error)
+	Inspect(context.Context, domain.ID) (domain.Inspection, error)
+	Checkpoint(context.Context, domain.ID, domain.CleanPoint) error
+	Restore(ctx context.Context, s domain.Spec, ram string) error
+	Attach(context.Context, domain.ID, domain.Disk) error
+	Pause(context.Context, domain.ID) error
+	Resume(context.Context, domain.ID) error
+	SetPassword(ctx context.Context, id domain.ID, password string) error
+	Quiet(ctx context.Context, id domain.ID, quiet bool) error
+
+	GuestMount(context.Context, domain.ID, []domain.Mount) error
+	Freeze(context.Context, domain.ID) (int, error)
+	SetClock(context.Context, domain.ID, time.Time) error
 }
 
 // fences is what the daemon asks of the firewall.
@@ -46,6 +60,11 @@ type fences interface {
 	Drop(ctx context.Context, tap string) error
 	Verify(context.Context) ([]string, error)
 	GuardBridge(context.Context) error
+	SetPolicies(context.Context, []policy.Policy) error
+	Inspect(ctx context.Context, tap string) (firewall.Evidence, error)
+	Cut(ctx context.Context, tap string) (int, error)
+	Changes(context.Context) <-chan struct{}
+	Conflicts(context.Context) ([]firewall.Conflict, error)
 }
 
 // files is what the daemon asks of the disks of capsules, and images of the images they are cloned from.
@@ -58,6 +77,12 @@ type files interface {
 	Erase(ctx context.Context, key string) error
 	Keys(context.Context) ([]string, error)
 	FreeBytes() (int64, error)
+	PrepareCleanPoint(ctx context.Context, key string, ramBytes int64) (imagestore.CleanPoint, error)
+	CleanPoint(ctx context.Context, key string) (imagestore.CleanPoint, error)
+	DropOverlay(ctx context.Context, key string) error
+	DropRAM(ctx context.Context, key string) error
+	DropSerialLog(ctx context.Context, key string) error
+	OpenBy(ctx context.Context, key string) ([]imagestore.Holder, error)
 }
 
 type images interface {
@@ -95,6 +120,15 @@ type Options struct {
 	StopGrace    time.Duration // how long a guest may take to power itself off
 	ReserveBytes int64         // disk space that creating a capsule leaves free
 
+	Policies       func() ([]policy.Policy, error) // reads the policies; called at the start and at each reload
+	VerifyEvery    time.Duration                   // how often capsules in secure mode are proved; 0 means 5 s
+	MountWait      time.Duration                   // how long a guest may take to mount its volumes; 0 means 20 s
+	FlushWait      time.Duration                   // how long it may take to write back, or to set its clock; 0 means 5 s
+	RotatePassword bool                            // entering secure mode changes the console's password
+	CutConsoles    bool                            // entering secure mode throws viewers out
+	// Disconnect ends the connections to local TCP ports and says how many there were; nil means firewall.Disconnect.
+	Disconnect func(ctx context.Context, ports ...uint16) (int, error)
+
 	Patience       time.Duration // how long a step waits for libvirt to come back; 0 means two minutes
 	ReconcileEvery time.Duration // a full pass without any event; 0 means 30 s
 
@@ -131,10 +165,14 @@ type Daemon struct {
 	// unfenced, guarded by fenceMu, are capsules that lost their binding in an operation whose outcome is not
 	// recorded yet: their record still says that they have one.
 	unfenced map[string]bool
+	// opened, guarded by fenceMu, are policies that an operation has put in force and whose outcome is not recorded
+	// yet. A restart forgets them: then the record is right, which says that the capsule is closed.
+	opened map[string]string
 	// leaseMu does the same for leases; every state in which a lease is dropped is one that wants none.
 	leaseMu sync.Mutex
 
 	arrivals arrivals
+	verdicts verdicts
 
 	dirty chan string // ids of capsules to look at; "" is all of them
 
@@ -144,6 +182,7 @@ type Daemon struct {
 	starting string          // what the start waits for; "" when it is over
 	amiss    string          // what the last full pass could not mend; "" when nothing
 	failures map[string]failure
+	policies map[string]policy.Policy
 	acts     sync.WaitGroup
 }
 
@@ -154,6 +193,15 @@ func New(opt Options) (*Daemon, error) {
 	}
 	if opt.ReconcileEvery == 0 {
 		opt.ReconcileEvery = 30 * time.Second
+	}
+	for _, wait := range []struct {
+		value *time.Duration
+		usual time.Duration
+	}{{&opt.VerifyEvery, 5 * time.Second}, {&opt.MountWait, 20 * time.Second}, {&opt.FlushWait, 5 * time.Second}} {
+		*wait.value = cmp.Or(*wait.value, wait.usual)
+	}
+	if opt.Disconnect == nil {
+		opt.Disconnect = firewall.Disconnect
 	}
 	pool, err := newAddresses(opt.Network.Subnet)
 	if err != nil {
@@ -169,9 +217,14 @@ func New(opt Options) (*Daemon, error) {
 		dirty:     make(chan string, 1024),
 		live:      map[string]*act{},
 		unfenced:  map[string]bool{},
+		opened:    map[string]string{},
+		verdicts:  verdicts{of: map[string]checked{}, blind: map[string]int{}},
 		arrivals:  arrivals{named: map[string]imagestore.Digest{}},
 		failures:  map[string]failure{},
 		starting:  "the daemon is starting",
+	}
+	if d.policies, err = d.load(); err != nil {
+		return nil, err
 	}
 	d.procedures = d.table()
 	d.metrics = newMetrics(opt.Registerer, d)
@@ -202,6 +255,7 @@ func (d *Daemon) Run(ctx context.Context, say func(Readiness)) error {
 	d.log.LogAttrs(ctx, slog.LevelInfo, "ready")
 	say(Readiness{Ready: true})
 	d.acts.Go(func() { d.watchFence(ctx) })
+	d.acts.Go(func() { d.watchSecure(ctx) })
 	d.reconcileLoop(ctx)
 	return nil
 }
@@ -213,7 +267,7 @@ func (d *Daemon) settle(ctx context.Context, say func(Readiness)) bool {
 		name string
 		do   func(context.Context) error
 	}{
-		{"the firewall", d.refence},
+		{"the firewall", d.refence}, // closes whoever is between two modes
 		{"the volume templates", func(ctx context.Context) error {
 			return d.files.Prepare(ctx, d.volumes(d.opt.VolumeGB, d.opt.SpoolGB))
 		}},

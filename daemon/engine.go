@@ -20,6 +20,7 @@ type step struct {
 	name string
 	do   func(*act, context.Context) error
 	undo func(*act, context.Context) error // nil when there is nothing to undo
+	anew bool                              // a restart undoes it: it is done again though a later step was begun
 }
 
 // procedure is how one kind of operation is carried out: a row of the table in procedures.go.
@@ -31,7 +32,10 @@ type procedure struct {
 	fail  func(*store.Tx, *act, *Error) error // writes that it failed, after the undo
 	limit func(step string) time.Duration     // how long a step may take; nil means stepLimit
 	hold  func(*act) (release func())         // what is held from before the first step until the outcome is written
-	after func(*act)                          // once it has ended
+	// ordered is a procedure whose steps must not run again once a later one has begun: a restart goes on at the
+	// step that was journalled last, and an undo ends where it fails.
+	ordered bool
+	after   func(*act) // once it has ended
 }
 
 const stepLimit = 3 * time.Minute
@@ -43,6 +47,11 @@ type act struct {
 	capsule store.Capsule // for procedures on capsules
 	image   store.Image   // for procedures on images
 	ended   chan struct{}
+
+	proof    Proof  // what the last look at kernel and libvirt found
+	flows    int    // connections that were cut
+	reserved string // what is not as it should be and does not fail the operation, such as a guest that mounts nothing
+	undone   bool   // everything that had been done was taken back
 
 	mu sync.Mutex // guards op
 	op store.Operation
@@ -82,7 +91,7 @@ func (d *Daemon) start(op store.Operation) {
 	})
 }
 
-// resume takes up every operation that was open when the daemon ended, from its first step.
+// resume takes up every operation that was open when the daemon ended (act.first says at which step).
 func (d *Daemon) resume(ctx context.Context) error {
 	var open []store.Operation
 	if err := d.store.View(ctx, func(tx *store.Tx) (err error) { open, err = tx.OpenOperations(); return err }); err != nil {
@@ -110,14 +119,17 @@ func (a *act) run(ctx context.Context) {
 		defer a.proc.hold(a)()
 	}
 	began := time.Now()
-	failed, err := a.steps(ctx)
-	if ctx.Err() != nil {
-		return
+	cause := a.failedBefore()
+	if cause == nil {
+		if err := a.steps(ctx); err != nil {
+			cause = classify(err)
+		}
+		if ctx.Err() != nil {
+			return
+		}
 	}
-	var cause *Error
-	if err != nil {
-		cause = classify(err)
-		a.undo(ctx, failed)
+	if cause != nil {
+		a.undo(ctx, cause)
 		if ctx.Err() != nil {
 			return
 		}
@@ -139,7 +151,7 @@ func (a *act) run(ctx context.Context) {
 		case <-time.After(pause):
 		}
 	}
-	a.d.metrics.operation(a.op.Kind, cause, time.Since(began))
+	a.d.metrics.operation(a.op.Kind, a.op.Step, cause, time.Since(began))
 	if cause != nil {
 		a.d.log.LogAttrs(ctx, slog.LevelError, "operation failed", a.attrs(slog.String("step", a.op.Step), slog.String("error", cause.Error()))...)
 		return
@@ -151,38 +163,87 @@ func (a *act) attrs(more ...slog.Attr) []slog.Attr {
 	return append([]slog.Attr{slog.String("operation", a.op.ID), slog.String("kind", a.op.Kind), slog.String("target", a.op.Target)}, more...)
 }
 
-// steps runs every step, and returns how many were begun and the error that ended them.
-func (a *act) steps(ctx context.Context) (begun int, err error) {
-	if err := a.d.store.View(ctx, func(tx *store.Tx) error { return a.proc.load(tx, a) }); err != nil {
-		return 0, err
+// failedBefore is why an operation failed whose undo a restart cut short.
+func (a *act) failedBefore() *Error {
+	if a.op.Code == "" {
+		return nil
 	}
-	for i, s := range a.proc.steps {
+	return &Error{Code: Code(a.op.Code), Message: a.op.Cause, Err: errors.New(a.op.Detail)}
+}
+
+// steps runs the steps that are still to be run.
+func (a *act) steps(ctx context.Context) error {
+	if err := a.d.store.View(ctx, func(tx *store.Tx) error { return a.proc.load(tx, a) }); err != nil {
+		return err
+	}
+	if a.proc.ordered && a.op.Step != "" && a.begun() == 0 {
+		return fmt.Errorf("daemon: operation %s stopped at a step that this version does not know: %q", a.op.ID, a.op.Step)
+	}
+	for i := a.first(); i < len(a.proc.steps); i++ {
+		s := a.proc.steps[i]
 		if err := a.journal(ctx, i); err != nil {
-			return i, err
+			return err
 		}
 		began := time.Now()
 		if err := a.patiently(ctx, s.name, s.do); err != nil {
 			a.note(i, "failed", time.Since(began))
-			return i + 1, err
+			return err
 		}
 		a.note(i, "done", time.Since(began))
 	}
-	return len(a.proc.steps), nil
+	return nil
 }
 
-// undo takes back what the steps before and including the failed one did, in reverse order. What cannot be taken
-// back now is left to the reconciler, who knows from the record that it must go.
-func (a *act) undo(ctx context.Context, begun int) {
-	for i := begun - 1; i >= 0; i-- {
+// first is the step to begin with: the first one, or in an ordered procedure the one that was journalled last, or an
+// earlier one that a restart has undone.
+func (a *act) first() int {
+	last := a.begun() - 1
+	if !a.proc.ordered || last < 0 {
+		return 0
+	}
+	if i := slices.IndexFunc(a.proc.steps, func(s step) bool { return s.anew }); i >= 0 {
+		return min(i, last)
+	}
+	return last
+}
+
+// begun is how many steps were journalled.
+func (a *act) begun() int {
+	return 1 + slices.IndexFunc(a.proc.steps, func(s step) bool { return s.name == a.op.Step })
+}
+
+// undo takes back what the steps before and including the failed one did, in reverse order. That it failed is
+// journalled first: a restart goes on with the undo. What cannot be taken back now is left to the reconciler, who
+// knows from the record that it must go.
+func (a *act) undo(ctx context.Context, cause *Error) {
+	a.mu.Lock()
+	a.op.Code, a.op.Cause, a.op.Detail = string(cause.Code), cause.Message, cause.Error()
+	op := a.op
+	a.mu.Unlock()
+	err := a.d.store.Update(ctx, func(tx *store.Tx) error { return tx.UpdateOperation(op) })
+	if err == nil { // the record as the steps left it
+		err = a.d.store.View(ctx, func(tx *store.Tx) error { return a.proc.load(tx, a) })
+	}
+	if err != nil {
+		// A full disk, perhaps; the undo may be what makes room. Should the daemon die in it, the steps go forward
+		// again, and find that what they need is not there.
+		a.d.log.LogAttrs(ctx, slog.LevelError, "failure not journalled", a.attrs(slog.String("error", err.Error()))...)
+	}
+	a.undone = true
+	for i := a.begun() - 1; i >= 0; i-- {
 		s := a.proc.steps[i]
 		if s.undo == nil {
 			continue
 		}
 		if err := a.patiently(ctx, s.name, s.undo); err != nil {
+			a.undone = false
 			a.d.log.LogAttrs(ctx, slog.LevelError, "step not undone", a.attrs(slog.String("step", s.name), slog.String("error", err.Error()))...)
+			if a.proc.ordered {
+				return
+			}
 			continue
 		}
-		if i < begun-1 || a.op.Steps[i].State == "done" {
+		if a.op.Steps[i].State == "done" {
 			a.note(i, "undone", 0)
 		}
 	}
@@ -223,7 +284,7 @@ func (a *act) journal(ctx context.Context, i int) error {
 	a.mu.Lock()
 	a.op.Step = a.proc.steps[i].name
 	a.op.Steps = slices.Clone(a.op.Steps)
-	a.op.Steps[i] = store.Step{Name: a.op.Step, State: "running"}
+	a.op.Steps[i] = store.Step{Name: a.op.Step, State: "running", Note: a.op.Steps[i].Note}
 	a.op.Progress = 100 * i / len(a.proc.steps)
 	op := a.op
 	a.mu.Unlock()
@@ -238,6 +299,16 @@ func (a *act) note(i int, state string, took time.Duration) {
 	a.op.Steps[i].State = state
 	if took > 0 {
 		a.op.Steps[i].Seconds = took.Seconds()
+	}
+}
+
+// say notes what the step under way found, for the operation and for the record of the switch.
+func (a *act) say(format string, args ...any) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.op.Steps = slices.Clone(a.op.Steps)
+	if i := slices.IndexFunc(a.op.Steps, func(s store.Step) bool { return s.Name == a.op.Step }); i >= 0 {
+		a.op.Steps[i].Note = fmt.Sprintf(format, args...)
 	}
 }
 
@@ -257,11 +328,12 @@ func (a *act) conclude(ctx context.Context, cause *Error) error {
 	a.mu.Lock()
 	op := a.op
 	a.mu.Unlock()
-	op.Ended, op.State, op.Progress = time.Now(), string(OperationSucceeded), 100
+	op.Ended, op.State = time.Now(), string(OperationSucceeded)
 	outcome, detail := "succeeded", ""
-	if cause != nil {
-		op.State, op.Progress = string(OperationFailed), a.op.Progress
-		op.Code, op.Cause, op.Detail = string(cause.Code), cause.Message, cause.Error()
+	if cause == nil {
+		op.Progress = 100
+	} else {
+		op.State = string(OperationFailed)
 		outcome, detail = "failed", fmt.Sprintf("step %s: %v", op.Step, cause)
 	}
 	err := a.d.store.Update(ctx, func(tx *store.Tx) error {

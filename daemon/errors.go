@@ -63,6 +63,7 @@ var classes = []struct {
 	{store.ErrFull, Exhausted, "the host's disk is full"},
 	{domain.ErrUnsupported, Unsupported, ""},
 	{domain.ErrBusy, Busy, "libvirt is busy with this domain; try again"},
+	{domain.ErrUnusable, Internal, "the saved state of the capsule cannot be used: stop it, and it starts from its disk"},
 	{domain.ErrUnavailable, Unavailable, "libvirt does not answer; try again"},
 	{firewall.ErrUnavailable, Unavailable, "the host's firewall does not answer; try again"},
 	{context.DeadlineExceeded, Unavailable, "the host took too long; try again"},

@@ -12,6 +12,7 @@ import (
 
 	"github.com/capsuled/capsuled/domain"
 	"github.com/capsuled/capsuled/firewall"
+	"github.com/capsuled/capsuled/firewall/policy"
 	"github.com/capsuled/capsuled/imagestore"
 )
 
@@ -31,12 +32,23 @@ type machine struct {
 	calls    []string
 	fault    func(n int, call string) fault // asked at every call; nil for none
 	stubborn bool                           // guests ignore the power button
+	mute     bool                           // guests do not answer
+	points   map[domain.ID]*fakePoint       // overlay and RAM file
+	policies map[string]policy.Policy
+	flushed  map[string]bool      // taps whose rules somebody took away
+	broken   []string             // promises that were broken at some instant
+	alien    map[domain.ID]string // a device that somebody attached
 }
 
 type fakeDomain struct {
-	spec   domain.Spec
+	spec   domain.Spec   // as defined
+	live   []domain.Disk // of the process; nil when there is none
 	state  domain.RunState
 	reason domain.Reason
+
+	ram     memory // of the process
+	written int    // how often the machine may have written to its own disk
+	stained bool   // its own disk may hold what was read in secure mode
 }
 
 // fault says what happens at a call: an error before its effect or after it, or that the daemon dies there.
@@ -57,6 +69,7 @@ func newMachine() *machine {
 		events: make(chan domain.Event, 64), domains: map[domain.ID]*fakeDomain{}, leases: map[string]domain.Lease{},
 		bindings: map[string]firewall.Binding{}, wanted: map[string]bool{}, dirs: map[string]map[string]imagestore.File{},
 		images: map[imagestore.Digest]imagestore.Image{}, sources: map[string]imagestore.Image{},
+		points: map[domain.ID]*fakePoint{}, policies: map[string]policy.Policy{}, flushed: map[string]bool{}, alien: map[domain.ID]string{},
 	}
 }
 
@@ -71,6 +84,7 @@ func (m *machine) call(ctx context.Context, name string, effect func() error) er
 	var err error
 	if f != errBefore && f != dieBefore {
 		err = effect()
+		m.promises(name)
 	}
 	m.mu.Unlock()
 	switch f {
@@ -150,13 +164,17 @@ func (m *machine) Start(ctx context.Context, id domain.ID) error {
 		if d == nil {
 			return domain.ErrNotFound
 		}
-		if b, ok := m.bindings[d.spec.NIC.Tap]; !ok || b.Policy != firewall.Maintenance {
+		if b, ok := m.bindings[d.spec.NIC.Tap]; !ok || b.Policy != "maintenance" {
 			return errors.New("started without a fence")
 		}
 		if _, ok := m.leases[d.spec.NIC.MAC.String()]; !ok {
 			return errors.New("started without a lease")
 		}
-		d.state, d.reason = domain.Running, domain.ReasonNone
+		if d.state != domain.Off {
+			return nil
+		}
+		d.live, d.ram, d.reason = slices.Clone(d.spec.Disks), memory{}, domain.ReasonNone
+		m.run(d)
 		return nil
 	}))
 }
@@ -170,7 +188,7 @@ func (m *machine) Shutdown(ctx context.Context, id domain.ID, _ time.Duration) e
 		if d.state != domain.Off && m.stubborn {
 			return domain.ErrStillRunning
 		}
-		d.state, d.reason = domain.Off, domain.ReasonShutdown
+		d.end(domain.ReasonShutdown)
 		return nil
 	}))
 }
@@ -178,7 +196,7 @@ func (m *machine) Shutdown(ctx context.Context, id domain.ID, _ time.Duration) e
 func (m *machine) Destroy(ctx context.Context, id domain.ID) error {
 	return m.call(ctx, "Destroy", m.away(func() error {
 		if d := m.domains[id]; d != nil && d.state != domain.Off {
-			d.state, d.reason = domain.Off, domain.ReasonDestroyed
+			d.end(domain.ReasonDestroyed)
 		}
 		return nil
 	}))
@@ -227,6 +245,7 @@ func (m *machine) Apply(ctx context.Context, all []firewall.Binding) error {
 	return m.call(ctx, "Apply", func() error {
 		clear(m.bindings)
 		clear(m.wanted)
+		clear(m.flushed)
 		seen := map[string]bool{}
 		for _, b := range all {
 			if seen[b.IP.String()] {
@@ -246,7 +265,7 @@ func (m *machine) Put(ctx context.Context, b firewall.Binding) error {
 func (m *machine) Drop(ctx context.Context, tap string) error {
 	return m.call(ctx, "Drop", func() error {
 		for _, d := range m.domains {
-			if d.spec.NIC.Tap == tap && d.state != domain.Off {
+			if d.spec.NIC.Tap == tap && d.state != domain.Off && d.state != domain.Paused {
 				return errors.New("fence dropped under a running domain")
 			}
 		}
@@ -259,7 +278,7 @@ func (m *machine) Drop(ctx context.Context, tap string) error {
 func (m *machine) Verify(ctx context.Context) (drift []string, err error) {
 	err = m.call(ctx, "Verify", func() error {
 		for tap := range m.wanted {
-			if _, ok := m.bindings[tap]; !ok {
+			if _, ok := m.bindings[tap]; !ok || m.flushed[tap] {
 				drift = append(drift, tap+" is gone")
 			}
 		}
@@ -316,6 +335,7 @@ func (m *machine) Erase(ctx context.Context, key string) error {
 			return errors.New("erased under a running domain")
 		}
 		delete(m.dirs, key)
+		delete(m.points, domain.ID(key))
 		return nil
 	})
 }

@@ -58,7 +58,7 @@ func (u *unfencing) Drop(ctx context.Context, tap string) error {
 func TestFlushDuringStop(t *testing.T) {
 	w, u := &watched{}, &unfencing{}
 	u.watched = w
-	b, raw := opened(t, func(o *daemon.Options) { w.machine = o.Fences.(*machine); o.Fences = u })
+	b, raw := opened(t, func(o *daemon.Options) { w.fencesOf = o.Fences.(fencesOf); o.Fences = u })
 	id := b.create(alice, b.image())
 	b.succeed(b.LaunchCapsule(t.Context(), alice, id))
 	conn, err := raw.Conn(t.Context())

@@ -179,7 +179,7 @@ func publicImage(i store.Image) Image {
 func (d *Daemon) imageAdd() *procedure {
 	return &procedure{
 		kind: opImageAdd, load: loadImage,
-		steps: []step{{"import", (*act).importFile, nil}},
+		steps: []step{{name: "import", do: (*act).importFile}},
 		done:  func(tx *store.Tx, a *act) error { return tx.FillImage(a.image, ImagePending, time.Now()) },
 		fail: func(tx *store.Tx, a *act, _ *Error) error {
 			return tx.BuryImage(a.op.Target, ImageError, time.Now())
@@ -200,7 +200,7 @@ func (d *Daemon) imageAdd() *procedure {
 func (d *Daemon) imageDelete() *procedure {
 	return &procedure{
 		kind: opImageDelete, load: loadImage,
-		steps: []step{{"remove", (*act).removeFile, nil}},
+		steps: []step{{name: "remove", do: (*act).removeFile}},
 		done:  func(tx *store.Tx, a *act) error { return tx.BuryImage(a.op.Target, ImageDeleted, time.Now()) },
 		// Whatever is left of its bytes, no record names them: the sweep tries again.
 		fail: func(tx *store.Tx, a *act, _ *Error) error { return tx.BuryImage(a.op.Target, ImageDeleted, time.Now()) },

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/capsuled/capsuled/daemon/store"
 	"github.com/capsuled/capsuled/domain"
 )
 
@@ -14,7 +15,7 @@ func TestJudge(t *testing.T) {
 	paused := domain.Observed{State: domain.Paused, Reason: domain.ReasonIOError}
 	unknown := domain.Observed{State: domain.Unknown}
 	off := func(r domain.Reason) domain.Observed { return domain.Observed{State: domain.Off, Reason: r} }
-	pending := []State{CreatePending, LaunchPending, ShutdownPending, DeletePending}
+	pending := []State{CreatePending, LaunchPending, ShutdownPending, DeletePending, SwitchToSecurePending, SwitchToMaintenancePending}
 	for _, c := range []struct {
 		name    string
 		states  []State
@@ -44,7 +45,11 @@ func TestJudge(t *testing.T) {
 		{"deletion failed, and nobody knows", []State{DeleteError}, unknown, true, opDelete},
 	} {
 		for _, s := range c.states {
-			v := judge(s, c.o, c.present)
+			mode := NotDefined
+			if s == Running {
+				mode = Maintenance
+			}
+			v := judge(store.Capsule{State: s, Mode: mode}, c.o, c.present)
 			if v.kind != c.want {
 				t.Errorf("%s: %s: %q, want %q", s, c.name, v.kind, c.want)
 			}
@@ -58,6 +63,21 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+// TestJudgeHeld: a capsule that is held is left alone, off or paused, and is closed and paused again when it runs.
+func TestJudgeHeld(t *testing.T) {
+	for _, mode := range []Mode{Maintenance, Secure} {
+		c := store.Capsule{State: Failed, Mode: mode}
+		for state, want := range map[domain.RunState]string{domain.Running: opHold, domain.Paused: "", domain.Off: "", domain.Unknown: ""} {
+			if v := judge(c, domain.Observed{State: state}, true); v.kind != want {
+				t.Errorf("held in %s, %v: %q, want %q", mode, state, v.kind, want)
+			}
+		}
+		if v := judge(c, domain.Observed{}, false); v.kind != "" {
+			t.Errorf("held in %s, gone: %q", mode, v.kind)
+		}
+	}
+}
+
 // TestNoStateIsADeadEnd follows every arrow of the state machine: wherever an operation may leave a capsule it can be
 // deleted from, a pending state has no way out but its own operation, and every kind has steps.
 func TestNoStateIsADeadEnd(t *testing.T) {
@@ -65,7 +85,9 @@ func TestNoStateIsADeadEnd(t *testing.T) {
 	procedures := d.table()
 	pending := map[State]bool{}
 	for kind, m := range moves {
-		pending[m.pending] = true
+		for _, mode := range []Mode{NotDefined, Maintenance, Secure} {
+			pending[m.pendingIn(mode)] = true
+		}
 		p := procedures[kind]
 		if p == nil || len(p.steps) == 0 {
 			t.Errorf("%s has no steps", kind)
@@ -79,7 +101,7 @@ func TestNoStateIsADeadEnd(t *testing.T) {
 				t.Errorf("%s leaves a capsule %s with a fence %v", kind, s, fenced[s])
 			}
 		}
-		if (m.mode != NotDefined) != (m.done == Running) {
+		if m.mode != "" && (m.mode != NotDefined) != (m.done == Running) {
 			t.Errorf("%s makes a capsule %s in mode %s", kind, m.done, m.mode)
 		}
 	}
@@ -104,8 +126,29 @@ func TestModesAndVolumes(t *testing.T) {
 			t.Errorf("%s has %v attached", mode, disks)
 		}
 	}
-	if p := policies[NotDefined]; p != 0 {
-		t.Errorf("a capsule in no mode may reach what %s allows", p)
+	states := []State{
+		CreatePending, LaunchPending, Running, ShutdownPending, Shutdown, DeletePending, Failed, Deleted, DeleteError, SwitchToSecurePending, SwitchToMaintenancePending,
+	}
+	yes, no := true, false
+	for _, c := range []struct {
+		capsule store.Capsule
+		want    map[State]string // "" in all other states
+	}{
+		{store.Capsule{Mode: NotDefined}, map[State]string{LaunchPending: "maintenance"}},
+		{store.Capsule{Mode: Maintenance}, map[State]string{LaunchPending: "maintenance", Running: "maintenance", ShutdownPending: "maintenance"}},
+		{store.Capsule{Mode: Secure, Type: Demo}, map[State]string{LaunchPending: "maintenance", Running: "secure", ShutdownPending: "secure"}},
+		{store.Capsule{Mode: Secure, Type: Research}, map[State]string{LaunchPending: "maintenance", Running: "secure", ShutdownPending: "secure"}},
+		{store.Capsule{Mode: Secure, Type: ResearchFull}, map[State]string{LaunchPending: "maintenance", Running: "secure-full", ShutdownPending: "secure-full"}},
+		{store.Capsule{Mode: Secure, Type: ResearchFull, OwnerFullAccess: &yes}, map[State]string{LaunchPending: "maintenance", Running: "secure-full", ShutdownPending: "secure-full"}},
+		{store.Capsule{Mode: Secure, Type: ResearchFull, OwnerFullAccess: &no}, map[State]string{LaunchPending: "maintenance", Running: "secure", ShutdownPending: "secure"}},
+		{store.Capsule{Mode: Secure, Type: Research, Review: true}, map[State]string{LaunchPending: "maintenance", Running: "secure-admin", ShutdownPending: "secure-admin"}},
+	} {
+		for _, s := range states {
+			c.capsule.State = s
+			if p := inForce(c.capsule); p != c.want[s] {
+				t.Errorf("%s in %s, %s: policy %q, want %q", s, c.capsule.Mode, c.capsule.Type, p, c.want[s])
+			}
+		}
 	}
 }
 

@@ -8,9 +8,12 @@ import (
 
 // allowed says which roles may ask for which operation (capsule contract, section 6.3).
 var allowed = map[string][]Role{
-	opLaunch: {OwnerController, Controller},
-	opStop:   {OwnerController, Controller},
-	opDelete: {OwnerController, Owner},
+	opLaunch:  {OwnerController, Controller},
+	opEnter:   {OwnerController, Controller},
+	opLeave:   {OwnerController, Controller},
+	opReadmit: {}, // a capsule that could not be proved safe is an administrator's to look at
+	opStop:    {OwnerController, Controller},
+	opDelete:  {OwnerController, Owner},
 }
 
 // hides says which capsules are as good as gone for a caller. One whose deletion failed is shown to administrators, who

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,13 +13,17 @@ import (
 	"github.com/capsuled/capsuled/imagestore"
 )
 
-// Kinds of operations. The first four are asked for by callers; the next three are how the reconciler brings a
-// record to what it observed.
+// Kinds of operations. The first seven are asked for by callers; hold is begun by the verifier and the watcher, and the
+// next three are how the reconciler brings a record to what it observed.
 const (
 	opCreate      = "create"
 	opLaunch      = "launch"
 	opStop        = "stop"
 	opDelete      = "delete"
+	opEnter       = "enter"    // to secure mode
+	opLeave       = "leave"    // back to maintenance, to the clean point
+	opReadmit     = "readmit"  // a held capsule whose process is there, back to its mode
+	opHold        = "hold"     // it cannot be proved safe: closed and paused
 	opPoweroff    = "poweroff" // the domain is off; the record says that it runs
 	opCrash       = "crash"    // the domain died; the record says that it runs
 	opEvict       = "evict"    // the domain runs; the record says that it does not
@@ -30,66 +35,111 @@ const (
 // from cannot be left by that operation.
 type move struct {
 	from    []State
-	pending State
+	modes   []Mode // it must be in one of these; empty means that its mode does not matter
+	pending State  // "" is the state of switching in the capsule's own mode
 	done    State
-	mode    Mode // once done
+	mode    Mode // once done; "" keeps it
 	failed  State
+	lost    Mode // once failed; "" keeps it
 }
 
 // moves is the state machine. ERROR may be stopped, beyond the contract: that proves the capsule off and makes it
-// SHUTDOWN again, so that an error is not the end of the researcher's data.
+// SHUTDOWN again, so that an error is not the end of the researcher's data. ERROR with a mode is a capsule that is held.
 var moves = map[string]move{
-	opCreate:   {nil, CreatePending, Shutdown, NotDefined, Failed},
-	opLaunch:   {[]State{Shutdown}, LaunchPending, Running, Maintenance, Failed},
-	opStop:     {[]State{Running, Failed}, ShutdownPending, Shutdown, NotDefined, Failed},
-	opDelete:   {[]State{Shutdown, Running, Failed, DeleteError}, DeletePending, Deleted, NotDefined, DeleteError},
-	opPoweroff: {[]State{Running}, ShutdownPending, Shutdown, NotDefined, Failed},
-	opCrash:    {[]State{Running}, ShutdownPending, Failed, NotDefined, Failed},
-	opEvict:    {[]State{Shutdown, Failed}, ShutdownPending, Shutdown, NotDefined, Failed},
+	opCreate:   {from: nil, pending: CreatePending, done: Shutdown, mode: NotDefined, failed: Failed, lost: NotDefined},
+	opLaunch:   {from: []State{Shutdown}, pending: LaunchPending, done: Running, mode: Maintenance, failed: Failed, lost: NotDefined},
+	opEnter:    {from: []State{Running}, modes: []Mode{Maintenance}, pending: SwitchToSecurePending, done: Running, mode: Secure, failed: Failed, lost: Secure},
+	opLeave:    {from: []State{Running, Failed}, modes: []Mode{Secure}, pending: SwitchToMaintenancePending, done: Running, mode: Maintenance, failed: Failed},
+	opReadmit:  {from: []State{Failed}, modes: []Mode{Maintenance, Secure}, done: Running, failed: Failed},
+	opHold:     {from: []State{Running, Failed}, modes: []Mode{Maintenance, Secure}, done: Failed, failed: Failed},
+	opStop:     {from: []State{Running, Failed}, pending: ShutdownPending, done: Shutdown, mode: NotDefined, failed: Failed, lost: NotDefined},
+	opDelete:   {from: []State{Shutdown, Running, Failed, DeleteError}, pending: DeletePending, done: Deleted, mode: NotDefined, failed: DeleteError, lost: NotDefined},
+	opPoweroff: {from: []State{Running}, pending: ShutdownPending, done: Shutdown, mode: NotDefined, failed: Failed, lost: NotDefined},
+	opCrash:    {from: []State{Running}, pending: ShutdownPending, done: Failed, mode: NotDefined, failed: Failed, lost: NotDefined},
+	opEvict:    {from: []State{Shutdown, Failed}, pending: ShutdownPending, done: Shutdown, mode: NotDefined, failed: Failed, lost: NotDefined},
 }
+
+// pendingIn is the state of a capsule in mode while the operation is under way.
+func (m move) pendingIn(mode Mode) State { return cmp.Or(m.pending, switching[mode]) }
 
 // reason is the argument of the operations that the reconciler begins: why, for the record.
 type reason struct{ Cause string }
 
 // table is every procedure.
 func (d *Daemon) table() map[string]*procedure {
-	off := []step{{"destroy", (*act).destroy, nil}, {"unfence", (*act).unfence, nil}}
-	capsule := map[string][]step{
-		opCreate: {
-			{"clone", (*act).clone, (*act).erase},
-			{"volumes", (*act).cloneVolumes, nil}, // erased with the clone's directory
-			{"lease", (*act).lease, (*act).unlease},
-			{"define", (*act).define, (*act).undefine},
-		},
-		opLaunch: {
-			{"admit", (*act).admit, nil},
-			{"lease", (*act).lease, nil},
-			{"define", (*act).define, nil},
-			{"fence", (*act).fence, (*act).unfence},
-			{"start", (*act).start, (*act).destroy},
-		},
-		opStop:     append([]step{{"shutdown", (*act).shutdown, nil}}, off...),
-		opPoweroff: off,
-		opCrash:    off,
-		opEvict:    off,
-		opDelete: append(off[:2:2],
-			step{"undefine", (*act).undefine, nil},
-			step{"unlease", (*act).unlease, nil},
-			step{"erase", (*act).erase, nil},
-		),
-	}
 	table := map[string]*procedure{
 		opImageAdd:    d.imageAdd(),
 		opImageDelete: d.imageDelete(),
 	}
-	for kind, steps := range capsule {
+	for kind, steps := range capsuleSteps() {
 		table[kind] = &procedure{kind: kind, steps: steps,
 			load: loadCapsule, done: capsuleDone, fail: capsuleFailed,
-			after: (*act).lookAgain,
-			limit: d.limit,
+			after:   (*act).lookAgain,
+			limit:   d.limit,
+			ordered: kind == opEnter || kind == opLeave || kind == opReadmit,
 		}
 	}
 	return table
+}
+
+// capsuleSteps are the steps of every operation on a capsule.
+func capsuleSteps() map[string][]step {
+	off := []step{{name: "destroy", do: (*act).destroy}, {name: "unfence", do: (*act).unfence}, {name: "forget", do: (*act).forget}}
+	return map[string][]step{
+		opCreate: {
+			{name: "clone", do: (*act).clone, undo: (*act).erase},
+			{name: "volumes", do: (*act).cloneVolumes}, // erased with the clone's directory
+			{name: "lease", do: (*act).lease, undo: (*act).unlease},
+			{name: "define", do: (*act).define, undo: (*act).undefine},
+		},
+		opLaunch: {
+			{name: "admit", do: (*act).admit},
+			{name: "forget", do: (*act).forget},
+			{name: "lease", do: (*act).lease},
+			{name: "define", do: (*act).define},
+			{name: "fence", do: (*act).fenceForLaunch, undo: (*act).unfence},
+			{name: "start", do: (*act).start, undo: (*act).destroy},
+		},
+		opEnter: {
+			{name: "fence", do: (*act).shut, undo: (*act).reopen},
+			{name: "console", do: (*act).cutConsoles},
+			{name: "clean-point", do: (*act).cleanPoint, undo: (*act).rollBack},
+			{name: "attach", do: (*act).attach},
+			{name: "mount", do: (*act).mount},
+			{name: "policy", do: (*act).openSecure, undo: (*act).shutAgain, anew: true},
+			{name: "verify", do: (*act).verifySecure},
+		},
+		opLeave: {
+			{name: "fence", do: (*act).shut},
+			{name: "flush", do: (*act).flush},
+			{name: "destroy", do: (*act).destroy},
+			{name: "discard", do: (*act).discard},
+			{name: "define", do: (*act).define},
+			{name: "restore", do: (*act).restore},
+			{name: "verify", do: (*act).verifyRestored},
+			{name: "release", do: (*act).release},
+			{name: "policy", do: (*act).openMaintenance, undo: (*act).shutAgain, anew: true},
+			{name: "resume", do: (*act).unpause, undo: (*act).pause},
+			{name: "clock", do: (*act).setClock},
+		},
+		opReadmit: {
+			{name: "fence", do: (*act).shut},
+			{name: "verify", do: (*act).verifyShut},
+			{name: "policy", do: (*act).openOwn, undo: (*act).shutAgain, anew: true},
+			{name: "resume", do: (*act).unpause, undo: (*act).pause},
+			{name: "clock", do: (*act).setClock},
+		},
+		opHold:     {{name: "close", do: (*act).tryShut}, {name: "pause", do: (*act).pause}, {name: "unfence", do: (*act).unfence}},
+		opStop:     append([]step{{name: "shutdown", do: (*act).shutdown}}, off...),
+		opPoweroff: off,
+		opCrash:    off,
+		opEvict:    off,
+		opDelete: append(off[:2:2],
+			step{name: "undefine", do: (*act).undefine},
+			step{name: "unlease", do: (*act).unlease},
+			step{name: "erase", do: (*act).erase},
+		),
+	}
 }
 
 // limit gives a guest its grace beyond what libvirt may take.
@@ -107,15 +157,17 @@ func loadCapsule(tx *store.Tx, a *act) (err error) {
 
 func capsuleDone(tx *store.Tx, a *act) error {
 	m, id := moves[a.proc.kind], a.op.Target
-	cause := ""
-	if a.op.Argument != "" {
-		why, err := argument[reason](a)
+	cause := a.reserved
+	if why, err := argument[reason](a); a.op.Argument != "" {
 		if err != nil {
 			return err
 		}
-		cause = why.Cause
+		cause = cmp.Or(why.Cause, cause)
 	}
-	if err := tx.MoveCapsule(id, []State{m.pending}, m.done, m.mode, cause); err != nil {
+	if err := tx.MoveCapsule(id, []State{m.pendingIn(a.capsule.Mode)}, m.done, cmp.Or(m.mode, a.capsule.Mode), cause); err != nil {
+		return err
+	}
+	if err := a.testify(tx, m.done, cmp.Or(m.mode, a.capsule.Mode), nil); err != nil {
 		return err
 	}
 	switch a.proc.kind {
@@ -129,14 +181,18 @@ func capsuleDone(tx *store.Tx, a *act) error {
 
 func capsuleFailed(tx *store.Tx, a *act, cause *Error) error {
 	m, id := moves[a.proc.kind], a.op.Target
+	state, mode := m.failed, cmp.Or(m.lost, a.capsule.Mode)
+	if a.proc.kind == opEnter && a.undone {
+		state, mode = Running, Maintenance // as it was
+	}
 	text := fmt.Sprintf("%s: step %s: %s (operation %s)", a.proc.kind, a.op.Step, cause.Message, a.op.ID)
-	if err := tx.MoveCapsule(id, []State{m.pending}, m.failed, NotDefined, text); err != nil {
+	if err := tx.MoveCapsule(id, []State{m.pendingIn(a.capsule.Mode)}, state, mode, text); err != nil {
 		return err
 	}
 	if a.proc.kind == opCreate {
 		return tx.ReleaseCapsule(id)
 	}
-	return nil
+	return a.testify(tx, state, mode, cause)
 }
 
 // --- steps
@@ -234,20 +290,25 @@ func (a *act) admit(ctx context.Context) error {
 	return nil
 }
 
-func (a *act) fence(ctx context.Context) error {
-	b, err := binding(a.capsule, Maintenance)
+func (a *act) fenceForLaunch(ctx context.Context) error { return a.put(ctx, policyMaintenance) }
+
+// put brings the capsule under a policy, which the record does not name yet.
+func (a *act) put(ctx context.Context, policy string) error {
+	b, err := binding(a.capsule, policy)
 	if err != nil {
 		return err
 	}
 	a.d.fenceMu.Lock()
 	defer a.d.fenceMu.Unlock()
 	delete(a.d.unfenced, a.capsule.ID)
+	a.d.opened[a.capsule.ID] = policy
 	return a.d.fences.Put(ctx, b)
 }
 
 func (a *act) unfence(ctx context.Context) error {
 	a.d.fenceMu.Lock()
 	defer a.d.fenceMu.Unlock()
+	delete(a.d.opened, a.capsule.ID)
 	a.d.unfenced[a.capsule.ID] = true
 	return a.d.fences.Drop(ctx, a.capsule.Key)
 }
@@ -256,8 +317,13 @@ func (a *act) unfence(ctx context.Context) error {
 func (a *act) lookAgain() {
 	a.d.fenceMu.Lock()
 	delete(a.d.unfenced, a.op.Target)
+	delete(a.d.opened, a.op.Target)
 	a.d.fenceMu.Unlock()
-	a.d.remember(a.op.Target, a.op.State == string(OperationFailed))
+	failed := a.op.State == string(OperationFailed)
+	if failed { // what its steps opened is no longer asked for
+		a.d.complain(context.Background(), "firewall", within(context.Background(), stepLimit, a.d.refence))
+	}
+	a.d.remember(a.op.Target, failed)
 	if a.op.Kind == opDelete { // deleted means destroyed: the password is not to be read in the log of the records
 		ctx, cancel := context.WithTimeout(context.Background(), stepLimit)
 		defer cancel()

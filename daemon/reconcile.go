@@ -95,11 +95,17 @@ type verdict struct {
 }
 
 // judge compares a record with what libvirt says. It is pure; present is false when libvirt has no such domain.
-func judge(state State, o domain.Observed, present bool) verdict {
+func judge(c store.Capsule, o domain.Observed, present bool) verdict {
+	state := c.State
 	runs := present && (o.State == domain.Running || o.State == domain.Paused)
 	switch {
 	case state == DeleteError:
 		return verdict{kind: opDelete}
+	case held(c):
+		if present && o.State == domain.Running {
+			return verdict{opHold, "its domain was resumed while it is held"}
+		}
+		return verdict{}
 	case (state == Shutdown || state == Failed) && runs:
 		return verdict{opEvict, "its domain was running outside capsuled's control, and was ended"}
 	case state != Running || runs || present && o.State == domain.Unknown:
@@ -136,7 +142,7 @@ func (d *Daemon) reconcile(ctx context.Context, id string) error {
 		_, err := d.reconcileStray(ctx, id, o, present)
 		return err
 	}
-	v := judge(c.State, o, present)
+	v := judge(c, o, present)
 	if v.kind == "" || d.tooSoon(c.ID) {
 		return nil
 	}
@@ -218,7 +224,7 @@ func (d *Daemon) converge(ctx context.Context) error {
 		known[id] = true
 		o, present := seen[id]
 		// What was seen in the crowd may be older than the record: what is not as recorded is looked at once more.
-		if judge(c.State, o, present).kind != "" {
+		if judge(c, o, present).kind != "" {
 			d.complain(ctx, "capsule "+c.ID, d.reconcile(ctx, c.ID))
 		}
 		if c.State == Failed && !c.Provisioned && present {
@@ -261,53 +267,17 @@ func (d *Daemon) refence(ctx context.Context) error {
 		if !fenced[c.State] || d.unfenced[c.ID] {
 			continue
 		}
-		mode := c.Mode
-		if c.State == LaunchPending {
-			mode = moves[opLaunch].mode
+		policy, opened := d.opened[c.ID]
+		if !opened {
+			policy = inForce(c)
 		}
-		b, err := binding(c, mode)
+		b, err := binding(c, policy)
 		if err != nil {
 			return err
 		}
 		all = append(all, b)
 	}
 	return d.fences.Apply(ctx, all)
-}
-
-// fenceWatch is how often the firewall is compared with what it should be; while nobody changes a rule the kernel is
-// asked for one number.
-const fenceWatch = time.Second
-
-// watchFence restores what others change, whatever else the daemon waits for.
-func (d *Daemon) watchFence(ctx context.Context) {
-	tick := time.NewTicker(fenceWatch)
-	defer tick.Stop()
-	for said := ""; ; {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		err := d.mendFence(ctx)
-		if err == nil || err.Error() != said {
-			d.complain(ctx, "firewall", err)
-		}
-		if said = ""; err != nil {
-			said = err.Error()
-		}
-	}
-}
-
-// mendFence restores what others changed.
-func (d *Daemon) mendFence(ctx context.Context) error {
-	d.fenceMu.Lock()
-	drift, err := d.fences.Verify(ctx)
-	d.fenceMu.Unlock()
-	if err != nil || len(drift) == 0 {
-		return err
-	}
-	d.log.LogAttrs(ctx, slog.LevelWarn, "firewall differs from the records, restoring it", slog.Any("differences", drift))
-	return d.refence(ctx)
 }
 
 // mendLeases adds the leases that libvirt lost and drops those that no capsule holds.

@@ -1,8 +1,17 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
+	"slices"
 	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/capsuled/capsuled/daemon/store"
+	"github.com/capsuled/capsuled/domain"
 )
 
 // Check is one thing that a proof looked at.
@@ -29,6 +38,9 @@ type Proof struct {
 	Volumes    []string // serials of the data volumes in the live XML
 	CleanPoint string   // id of the clean point; "" when there is none
 	Records    Chain
+
+	running bool   // the domain has a process
+	denied  uint64 // packets of the capsule that were dropped
 }
 
 // Chain is the state of the records of switches, which are chained by hash: one that was altered or removed shows.
@@ -40,25 +52,26 @@ type Chain struct {
 
 // SwitchRecord is what one switch left behind, for a data steward.
 type SwitchRecord struct {
-	Seq        int64
-	At         time.Time
-	Capsule    string
-	Operation  string
-	Kind       string // "enter", "leave", "hold", "readmit", "stop", ...
-	Outcome    string // "succeeded" or "failed"
+	Seq        int64     `json:"-"`
+	At         time.Time `json:"-"`
+	Capsule    string    `json:"-"`
+	Operation  string    `json:"-"`
+	Kind       string    // "enter", "leave", "hold", "readmit", "stop", ...
+	Outcome    string    // "succeeded" or "failed"
 	Cause      string
 	Actor      string
 	Origin     string
-	Mode       Mode // after it
+	State      State // after it
+	Mode       Mode  // after it
 	Policy     string
 	Steps      []Step
 	RulesHash  string
 	DomainHash string
 	Volumes    []string
 	CleanPoint string
-	Cut        int // conntrack entries removed
-	Previous   string
-	Hash       string
+	Cut        int    // conntrack entries removed
+	Previous   string `json:"-"`
+	Hash       string `json:"-"`
 }
 
 // PolicyInfo is a policy that is loaded.
@@ -102,55 +115,135 @@ type Finding struct {
 	Advice string // "" when OK
 }
 
-// The verbs below are being built; each says so until it is.
-var errNotBuilt = errorf(Unsupported, "secure mode is not built yet")
-
-// SwitchCapsule takes a running capsule to the other mode. review is for administrators: secure mode under the
-// policy for review. Conflict when it is in that mode already, is not running, or is held.
-func (d *Daemon) SwitchCapsule(ctx context.Context, c Caller, id string, mode Mode, review bool) (Operation, error) {
-	return Operation{}, errNotBuilt
+// SwitchCapsule takes a running capsule to the other mode. review is for administrators: secure mode under the policy
+// for review. Conflict when it is in that mode already, is not running, or is held.
+func (d *Daemon) SwitchCapsule(ctx context.Context, c Caller, id string, mode Mode, review bool) (op Operation, err error) {
+	kinds := map[Mode]string{Secure: opEnter, Maintenance: opLeave}
+	kind := kinds[mode]
+	defer d.refused(ctx, c, cmp.Or(kind, "switch"), id, &err)
+	switch {
+	case kind == "":
+		return op, errorf(Invalid, "mode %q is unknown: it must be %s or %s", clip(string(mode)), Maintenance, Secure)
+	case review && mode != Secure:
+		return op, errorf(Invalid, "review goes with mode %s alone", Secure)
+	case review && !c.admin():
+		return op, errorf(Forbidden, "only an administrator takes a capsule to secure mode for review")
+	}
+	argument := ""
+	if kind == opEnter {
+		argument = encode(entry{Review: review})
+	}
+	return d.askWith(ctx, c, kind, id, argument)
 }
 
-// ResumeCapsule brings a capsule that is held (ERROR with a mode) back: to the mode it was in when it can be proved
-// safe there, else to maintenance from its clean point.
-func (d *Daemon) ResumeCapsule(ctx context.Context, c Caller, id string) (Operation, error) {
-	return Operation{}, errNotBuilt
+// ResumeCapsule brings a capsule that is held (ERROR with a mode) back: to the mode it is held in when its process is
+// still there and can be proved safe, else to maintenance from its clean point.
+func (d *Daemon) ResumeCapsule(ctx context.Context, c Caller, id string) (op Operation, err error) {
+	kind := opReadmit
+	defer d.refused(ctx, c, kind, id, &err)
+	var capsule store.Capsule
+	if err := d.inspecting(ctx, c, id, func(_ *store.Tx, found store.Capsule) error { capsule = found; return nil }); err != nil {
+		return op, err
+	}
+	if !held(capsule) {
+		return op, errorf(Conflict, "capsule %s is %s and is not held: there is nothing to resume", id, capsule.State)
+	}
+	looking, cancel := context.WithTimeout(ctx, observeLimit)
+	defer cancel()
+	o, err := d.domains.ObserveOne(looking, domain.ID(id))
+	if err != nil && !errors.Is(err, domain.ErrNotFound) {
+		return op, err
+	}
+	if o.State != domain.Running && o.State != domain.Paused {
+		if kind = opLeave; capsule.CleanPoint == "" {
+			return op, errorf(Conflict, "capsule %s has no process and no clean point to go back to: stop it, then launch it", id)
+		}
+	}
+	return d.askWith(ctx, c, kind, id, "")
 }
 
 // SetCapsuleType changes what a capsule is for, and with it, at once, the policy it is under. For administrators.
-func (d *Daemon) SetCapsuleType(ctx context.Context, c Caller, id string, t Type) error {
-	return errNotBuilt
+func (d *Daemon) SetCapsuleType(ctx context.Context, c Caller, id string, t Type) (err error) {
+	const kind = "set-type"
+	defer d.refused(ctx, c, kind, id, &err)
+	if !slices.Contains([]Type{Demo, Research, ResearchFull}, t) {
+		return errorf(Invalid, "type %q is unknown: it must be %s, %s or %s", clip(string(t)), Demo, Research, ResearchFull)
+	}
+	if !c.admin() {
+		return errorf(Forbidden, "only an administrator changes the type of a capsule")
+	}
+	// Under the lock of the bindings, so that nobody puts the old policy back between record and rules.
+	d.fenceMu.Lock()
+	defer d.fenceMu.Unlock()
+	var capsule store.Capsule
+	err = d.store.Update(ctx, func(tx *store.Tx) error {
+		if capsule, err = tx.Capsule(id); err != nil {
+			return missing(err, "no capsule %s", clip(id))
+		}
+		if hides(c, capsule.State) {
+			return errorf(NotFound, "no capsule %s", clip(id))
+		}
+		if open, err := tx.OpenOperation(id); err == nil {
+			return errorf(Busy, "capsule %s is busy: %s has been under way since %s", id, open.Kind, open.Started.Format("15:04:05 MST"))
+		} else if !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		detail := fmt.Sprintf("from %s to %s", capsule.Type, t)
+		capsule.Type = t
+		return errors.Join(tx.PutType(id, t), tx.Audit(auditRow(c.GUID, c.From, c.Request, kind, id, "succeeded", detail)))
+	})
+	if err != nil || !fenced[capsule.State] {
+		return err
+	}
+	b, err := binding(capsule, inForce(capsule))
+	if err != nil {
+		return err
+	}
+	return d.fences.Put(ctx, b)
 }
 
-// Prove looks at kernel and libvirt now. It changes nothing.
+// inspecting reads a capsule for a caller who may look into it: its members with full standing, and administrators.
+func (d *Daemon) inspecting(ctx context.Context, c Caller, id string, look func(*store.Tx, store.Capsule) error) error {
+	if c.GUID == "" {
+		return errorf(Unauthorized, "who asks is not known")
+	}
+	if _, err := uuid.Parse(id); err != nil {
+		return errorf(Invalid, "%q is not a capsule id: a UUID such as 6f1c7a52-0b5e-4c64-9a53-0d2f5d1f7a10 is", clip(id))
+	}
+	return d.view(ctx, func(tx *store.Tx) error {
+		capsule, err := tx.Capsule(id)
+		if err != nil {
+			return missing(err, "no capsule %s", id)
+		}
+		members, err := tx.MembersOf(id)
+		if err != nil {
+			return err
+		}
+		s := stand(c, members)
+		if !s.known || hides(c, capsule.State) {
+			return errorf(NotFound, "no capsule %s", id)
+		}
+		if !s.full {
+			return errorf(Forbidden, "you may know that capsule %s exists, and not more", id)
+		}
+		return look(tx, capsule)
+	})
+}
+
+// Prove looks at kernel and libvirt now, and at the chain of the records. It changes nothing.
 func (d *Daemon) Prove(ctx context.Context, c Caller, id string) (Proof, error) {
-	return Proof{}, errNotBuilt
+	var capsule store.Capsule
+	if err := d.inspecting(ctx, c, id, func(_ *store.Tx, found store.Capsule) error { capsule = found; return nil }); err != nil {
+		return Proof{}, err
+	}
+	p := d.examine(ctx, capsule, inForce(capsule))
+	err := d.view(ctx, func(tx *store.Tx) (err error) {
+		p.Records.Length, p.Records.Head, p.Records.Fault, err = tx.CheckSwitches()
+		return err
+	})
+	if p.Records.Fault != "" {
+		p.Proved, p.Unknown = false, false
+		p.Checks = append(p.Checks, Check{Promise: "P2", What: "chain of the records of switches", Found: p.Records.Fault})
+	}
+	return p, err
 }
-
-// SwitchRecords are the records of one capsule, newest first, 1000 at most.
-func (d *Daemon) SwitchRecords(ctx context.Context, c Caller, id string) ([]SwitchRecord, error) {
-	return nil, errNotBuilt
-}
-
-// Policies are the policies that are loaded. For administrators.
-func (d *Daemon) Policies(ctx context.Context, c Caller) ([]PolicyInfo, error) {
-	return nil, errNotBuilt
-}
-
-// ReloadPolicies reads the policy files again and puts them in force, all or none. For administrators.
-func (d *Daemon) ReloadPolicies(ctx context.Context, c Caller) ([]PolicyInfo, error) {
-	return nil, errNotBuilt
-}
-
-// ShowPolicy says what fences a capsule now. For administrators.
-func (d *Daemon) ShowPolicy(ctx context.Context, c Caller, id string) (PolicyView, error) {
-	return PolicyView{}, errNotBuilt
-}
-
-// ExplainPacket says what would become of a packet such as "tcp to 192.0.2.1:443" of a capsule.
-func (d *Daemon) ExplainPacket(ctx context.Context, c Caller, id, packet string) (Explanation, error) {
-	return Explanation{}, errNotBuilt
-}
-
-// Doctor looks for what makes the host unfit. For administrators.
-func (d *Daemon) Doctor(ctx context.Context, c Caller) ([]Finding, error) { return nil, errNotBuilt }

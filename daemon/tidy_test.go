@@ -19,7 +19,7 @@ import (
 
 // watched is a machine whose firewall and sweep can be looked at.
 type watched struct {
-	*machine
+	fencesOf
 	drift  atomic.Bool
 	guards atomic.Int32
 }
@@ -40,7 +40,7 @@ func (w *watched) GuardBridge(context.Context) error { w.guards.Add(1); return n
 
 func watch(t *testing.T) (*bench, *watched) {
 	w := &watched{}
-	return newBench(t, func(o *daemon.Options) { w.machine = o.Fences.(*machine); o.Fences = w }), w
+	return newBench(t, func(o *daemon.Options) { w.fencesOf = o.Fences.(fencesOf); o.Fences = w }), w
 }
 
 // pass waits until one full pass has begun and ended after now: the second one begins when the first is through.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 
 	"github.com/google/uuid"
 
@@ -30,6 +31,10 @@ func (d *Daemon) DeleteCapsule(ctx context.Context, c Caller, id string) (Operat
 // ask begins an operation that a caller wants, and leaves an audit row of a refusal.
 func (d *Daemon) ask(ctx context.Context, c Caller, kind, id string) (op Operation, err error) {
 	defer d.refused(ctx, c, kind, id, &err)
+	return d.askWith(ctx, c, kind, id, "")
+}
+
+func (d *Daemon) askWith(ctx context.Context, c Caller, kind, id, argument string) (op Operation, err error) {
 	if c.GUID == "" {
 		return op, errorf(Unauthorized, "who asks is not known")
 	}
@@ -39,7 +44,7 @@ func (d *Daemon) ask(ctx context.Context, c Caller, kind, id string) (op Operati
 	if err := d.accepting(); err != nil {
 		return op, err
 	}
-	return d.begin(ctx, c, kind, id, "", anyVersion)
+	return d.begin(ctx, c, kind, id, argument, anyVersion)
 }
 
 // anyVersion is for who does not care which moves a record has made.
@@ -61,7 +66,7 @@ func (d *Daemon) begin(ctx context.Context, c Caller, kind, id, argument string,
 		if version != anyVersion && version != capsule.Version {
 			return store.ErrStale
 		}
-		if err := tx.MoveCapsule(id, m.from, m.pending, capsule.Mode, capsule.Cause); err != nil {
+		if err := tx.MoveCapsule(id, m.from, m.pendingIn(capsule.Mode), capsule.Mode, capsule.Cause); err != nil {
 			return err
 		}
 		entry = d.newOperation(p, c, id, capsule.Owner, argument)
@@ -85,6 +90,8 @@ func leave(tx *store.Tx, c store.Capsule, kind string, m move) error {
 		return err
 	case !slices.Contains(m.from, c.State):
 		return errorf(Conflict, "capsule %s is %s: %s needs it to be %s", c.ID, c.State, kind, either(m.from))
+	case len(m.modes) > 0 && !slices.Contains(m.modes, c.Mode):
+		return errorf(Conflict, "capsule %s is in mode %s: %s needs it to be in %s", c.ID, c.Mode, kind, eitherMode(m.modes))
 	case kind == opStop && c.State == Failed && !c.Provisioned:
 		return errorf(Conflict, "capsule %s was never made (%s): delete it and create another", c.ID, c.Cause)
 	}
@@ -103,6 +110,14 @@ func either(states []State) string {
 		s += string(st)
 	}
 	return s
+}
+
+func eitherMode(modes []Mode) string {
+	words := make([]string, len(modes))
+	for i, m := range modes {
+		words[i] = string(m)
+	}
+	return strings.Join(words, " or ")
 }
 
 // refused appends the refusal of a change to the audit trail.

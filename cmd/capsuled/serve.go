@@ -175,7 +175,14 @@ func (h *house) daemon(ctx context.Context, c Config) (*daemon.Daemon, error) {
 	}
 	h.built(host.Close)
 	public := c.ResolvePublicIP()
-	chains, err := firewall.New(firewallOptions(c, h.log, h.metrics))
+	policies := readPolicies(c.Policy.Dir, h.log)
+	first, err := policies()
+	if err != nil {
+		return nil, err
+	}
+	fence := firewallOptions(c, h.log, h.metrics)
+	fence.Policies = first
+	chains, err := firewall.New(fence)
 	if err != nil {
 		return nil, err
 	}
@@ -192,7 +199,9 @@ func (h *house) daemon(ctx context.Context, c Config) (*daemon.Daemon, error) {
 		Quota:    daemon.Quota{CPUs: c.Quota.CPUs, MemoryMB: c.Quota.MemoryMB, DiskGB: c.Quota.DiskGB, Images: c.Quota.Images},
 		VolumeGB: c.Capsule.VolumeGB, SpoolGB: c.Capsule.SpoolGB, StopGrace: c.Capsule.StopGrace,
 		ReserveBytes: int64(c.Capsule.DiskReserveGB) << 30,
-		Store:        records, Hypervisor: host, Domains: host, Fences: chains, Files: files, Images: files,
+		Policies:     policies, VerifyEvery: c.Secure.VerifyEvery, MountWait: c.Secure.MountWait, FlushWait: c.Secure.FlushWait,
+		RotatePassword: c.Secure.RotateConsolePassword, CutConsoles: c.Secure.CutConsoles,
+		Store: records, Hypervisor: host, Domains: host, Fences: chains, Files: files, Images: files,
 		Log: h.log, Registerer: h.metrics,
 	})
 }

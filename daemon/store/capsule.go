@@ -50,7 +50,8 @@ type Capsule struct {
 	Address string // "" when none is held
 	MAC     string
 
-	Image Image // joined, read only
+	Image           Image // joined, read only
+	OwnerFullAccess *bool // joined, read only: nil when it was never asked for
 }
 
 // About is what the researcher says of a capsule. Nil means never given.
@@ -100,6 +101,7 @@ const capsuleQuery = `SELECT c.id, c.key, c.version, c.state, c.mode, c.cause, c
 	coalesce((SELECT port FROM ports WHERE capsule = c.id AND use = 'ssh'), 0),
 	coalesce((SELECT port FROM ports WHERE capsule = c.id AND use = 'vnc'), 0),
 	coalesce(a.address, ''), coalesce(a.mac, ''),
+	(SELECT full_access FROM members WHERE capsule = c.id AND guid = c.owner),
 	i.name, i.digest
 	FROM capsules c JOIN images i ON i.id = c.image_id LEFT JOIN addresses a ON a.capsule = c.id `
 
@@ -109,7 +111,7 @@ func scanCapsule(s scanner) (c Capsule, err error) {
 	err = s.Scan(&c.ID, &c.Key, &c.Version, &c.State, &c.Mode, &c.Cause, &c.Provisioned, &c.Charged, &c.Type, &c.Owner, &c.ImageID,
 		&c.VCPUs, &c.MemoryMB, &c.VolumeGB, &c.SpoolGB, &c.Generation, &c.LoginUser, &c.LoginPassword, &c.ImageUser, &c.ImagePassword, &c.Consent,
 		&a.Title, &a.DescNature, &a.DescRequirement, &a.DescLinks, &a.DescOutsideData, &a.RRDataFiles, &a.RRResultUsage, &a.DescShared,
-		&created, &deleted, &c.Review, &c.CleanPoint, &c.CleanStamp, &c.SSHPort, &c.VNCPort, &c.Address, &c.MAC,
+		&created, &deleted, &c.Review, &c.CleanPoint, &c.CleanStamp, &c.SSHPort, &c.VNCPort, &c.Address, &c.MAC, &c.OwnerFullAccess,
 		&c.Image.Name, &c.Image.Digest)
 	c.CreatedAt, c.DeletedAt = unstamp(created), unstamp(deleted)
 	c.Image.ID = c.ImageID

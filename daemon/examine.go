@@ -1,0 +1,208 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/capsuled/capsuled/daemon/store"
+	"github.com/capsuled/capsuled/domain"
+	"github.com/capsuled/capsuled/firewall"
+	"github.com/capsuled/capsuled/imagestore"
+)
+
+// err says what of a proof failed, as the error of a step.
+func (p Proof) err(what string) error {
+	var failed, unknown []string
+	for _, c := range p.Checks {
+		switch {
+		case c.Unknown:
+			unknown = append(unknown, c.What+": "+c.Found)
+		case !c.OK:
+			failed = append(failed, fmt.Sprintf("%s: %s: %s", c.Promise, c.What, c.Found))
+		}
+	}
+	if len(failed) == 0 {
+		return errorf(Unavailable, "%s: %s", what, strings.Join(unknown, "; "))
+	}
+	return errorf(Internal, "%s: %s", what, strings.Join(failed, "; "))
+}
+
+// examination gathers what is looked at.
+type examination struct {
+	Proof
+	c      store.Capsule
+	policy string // that should be in force
+}
+
+func (e *examination) check(promise, what string, ok bool, format string, args ...any) {
+	e.Checks = append(e.Checks, Check{Promise: promise, What: what, OK: ok, Found: fmt.Sprintf(format, args...)})
+}
+
+func (e *examination) unknown(promise, what string, err error) {
+	e.Checks = append(e.Checks, Check{Promise: promise, What: what, Unknown: true, Found: "not known: " + err.Error()})
+}
+
+// examine compares kernel, libvirt and disk with what a record says, under the policy that should be in force: that of
+// the record, or firewall.Closed. It changes nothing, and believes no record but for what should be.
+func (d *Daemon) examine(ctx context.Context, c store.Capsule, policy string) Proof {
+	e := &examination{c: c, policy: policy}
+	e.Capsule, e.At, e.State, e.Mode, e.Policy, e.CleanPoint = c.ID, time.Now(), c.State, c.Mode, policy, c.CleanPoint
+	d.examineFence(ctx, e)
+	there, err := d.files.CleanPoint(ctx, c.ID)
+	if errors.Is(err, imagestore.ErrNotFound) && !c.Provisioned {
+		err = nil
+	}
+	if err != nil {
+		e.unknown("P2", "files of the capsule", err)
+	}
+	known := err == nil
+	seen, err := d.domains.Inspect(ctx, domain.ID(c.ID))
+	switch {
+	case errors.Is(err, domain.ErrNotFound):
+		e.check("P3", "domain in libvirt", c.State != Running, "there is none")
+	case err != nil:
+		e.unknown("P1", "domain in libvirt", err)
+	default:
+		d.examineDomain(e, seen, there, known)
+	}
+	d.examineHolders(ctx, e)
+	e.Proved, e.Unknown = true, false
+	for _, k := range e.Checks {
+		e.Proved = e.Proved && k.OK
+		e.Unknown = e.Unknown || k.Unknown
+	}
+	if slices.ContainsFunc(e.Checks, func(k Check) bool { return !k.OK && !k.Unknown }) {
+		e.Unknown = false
+	}
+	return e.Proof
+}
+
+// examineFence looks at the rules in the kernel.
+func (d *Daemon) examineFence(ctx context.Context, e *examination) {
+	what := fmt.Sprintf("rules of tap %s in IPv4, IPv6 and bridge layer", e.c.Key)
+	ev, err := d.fences.Inspect(ctx, e.c.Key)
+	if err != nil {
+		e.unknown("P1", what, err)
+		return
+	}
+	e.RulesHash, e.denied = ev.Hash, ev.Denied.Packets
+	name := ev.Policy
+	if name == firewall.Closed {
+		name = "closed"
+	}
+	e.check("P1", what, len(ev.Differences) == 0, "%s", found(ev.Differences, fmt.Sprintf("as policy %s has them (sha256 %.12s)", name, ev.Hash)))
+	e.check("P1", "policy in force", ev.Policy == e.policy, "%s", name)
+	if e.c.Mode == Secure {
+		e.check("P1", "policy is fit for data", d.fit(ev.Policy), "%s", name)
+	}
+}
+
+// fit says whether a policy may be in force while data is attached.
+func (d *Daemon) fit(policy string) bool {
+	if policy == firewall.Closed {
+		return true
+	}
+	p, ok := d.policy(policy)
+	return ok && p.Secure
+}
+
+func found(faults []string, well string) string {
+	if len(faults) == 0 {
+		return well
+	}
+	return strings.Join(faults, "; ")
+}
+
+// examineDomain looks at what libvirt has, live and defined.
+func (d *Daemon) examineDomain(e *examination, seen domain.Inspection, there imagestore.CleanPoint, known bool) {
+	e.DomainHash, e.running = seen.LiveHash, seen.Live != nil
+	runs := e.c.State == Running
+	e.check("P3", "domain in libvirt", e.running == runs, "%s", words[seen.State])
+	e.check("P3", "disks of the definition", slices.Equal(serials(seen.Defined), attached[Maintenance]), "%v", serials(seen.Defined))
+	if seen.Defined != nil {
+		e.check("P3", "other devices of the definition", len(seen.Defined.Foreign) == 0, "%s", found(seen.Defined.Foreign, "none"))
+	}
+	e.check("P2", "saved states and snapshots in libvirt", !seen.HasManagedSave && !seen.HasSnapshots,
+		"managed save %s, snapshots %s", yes(seen.HasManagedSave), yes(seen.HasSnapshots))
+	if seen.Live == nil {
+		if known {
+			e.check("P2", "overlay of secure mode", !there.HaveOverlay, "%s", yes(there.HaveOverlay))
+		}
+		return
+	}
+	for _, name := range serials(seen.Live) {
+		if name != rootDisk {
+			e.Volumes = append(e.Volumes, name)
+		}
+	}
+	want := attached[e.c.Mode]
+	promise := "P3"
+	if e.c.Mode == Secure {
+		promise = "P1"
+	}
+	e.check(promise, "disks of the live domain", slices.Equal(serials(seen.Live), want), "%v", serials(seen.Live))
+	e.check("P1", "other devices of the live domain", len(seen.Live.Foreign) == 0, "%s", found(seen.Live.Foreign, "none"))
+	nic, ok := ownNIC(seen.Live, e.c)
+	e.check("P1", "network interfaces of the live domain", ok, "%s", nic)
+	if !known {
+		return
+	}
+	root := rootOf(seen.Live)
+	if e.c.Mode == Secure {
+		e.check("P2", "root disk of the live domain", root == there.Overlay && slices.Contains(seen.Live.Disks[0].Chain, there.Disk.Path), "%s", root)
+		e.check("P2", "clean point", e.c.CleanPoint != "" && there.HaveRAM, "id %q, RAM file %s", e.c.CleanPoint, yes(there.HaveRAM))
+		e.check("P2", "disk of the clean point", there.Stamp == e.c.CleanStamp, "%s", found(differs(there.Stamp, e.c.CleanStamp), "unchanged since"))
+		return
+	}
+	e.check("P2", "root disk of the live domain", root == there.Disk.Path, "%s", root)
+	e.check("P2", "overlay of secure mode", !there.HaveOverlay, "%s", yes(there.HaveOverlay))
+}
+
+func differs(now, then string) []string {
+	if now == then {
+		return nil
+	}
+	return []string{fmt.Sprintf("written to since: %s, was %s", now, then)}
+}
+
+func yes(there bool) string {
+	if there {
+		return "there"
+	}
+	return "none"
+}
+
+// ownNIC says whether a domain has the one interface that its fence is about.
+func ownNIC(live *domain.Devices, c store.Capsule) (string, bool) {
+	if len(live.NICs) != 1 {
+		return fmt.Sprintf("%d", len(live.NICs)), false
+	}
+	n := live.NICs[0]
+	return fmt.Sprintf("%s, MAC %s, isolated %t", n.Tap, n.MAC, n.Isolated), n.Tap == c.Key && n.MAC == c.MAC && n.Isolated
+}
+
+// examineHolders looks for processes that have a volume open which nobody should have.
+func (d *Daemon) examineHolders(ctx context.Context, e *examination) {
+	if e.c.Mode == Secure {
+		return // QEMU has them, as the live domain says
+	}
+	holders, err := d.files.OpenBy(ctx, e.c.ID)
+	if errors.Is(err, imagestore.ErrNotFound) {
+		return
+	}
+	if err != nil {
+		e.unknown("P3", "processes with a volume open", err)
+		return
+	}
+	var faults []string
+	for _, h := range holders {
+		if h.Disk != rootDisk {
+			faults = append(faults, fmt.Sprintf("process %d has %s", h.PID, h.Disk))
+		}
+	}
+	e.check("P3", "processes with a volume open", len(faults) == 0, "%s", found(faults, "none"))
+}

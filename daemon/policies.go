@@ -1,0 +1,169 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+
+	"github.com/capsuled/capsuled/daemon/store"
+	"github.com/capsuled/capsuled/firewall"
+	"github.com/capsuled/capsuled/firewall/policy"
+)
+
+// policy is a policy that is loaded.
+func (d *Daemon) policy(name string) (policy.Policy, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p, ok := d.policies[name]
+	return p, ok
+}
+
+// needed are the policies that the daemon cannot be without, and whether each must be fit for data.
+var needed = map[string]bool{policyMaintenance: false, policySecure: true, policySecureFull: true, policySecureAdmin: true}
+
+// load reads the policies and checks that the daemon can work with them.
+func (d *Daemon) load() (map[string]policy.Policy, error) {
+	list, err := d.opt.Policies()
+	if err != nil {
+		return nil, errorf(Invalid, "the policies are not valid, and the old ones stay in force: %v", err)
+	}
+	set := map[string]policy.Policy{}
+	for _, p := range list {
+		set[p.Name] = p
+	}
+	for _, name := range slices.Sorted(maps.Keys(needed)) {
+		p, ok := set[name]
+		if !ok {
+			return nil, errorf(Invalid, "there is no policy %q", name)
+		}
+		if needed[name] && !p.Secure {
+			return nil, errorf(Invalid, "policy %q (%s) must say secure = true: it is in force while data is attached", name, p.Source)
+		}
+	}
+	return set, nil
+}
+
+// ReloadPolicies reads the policy files again and puts them in force, all or none: capsules whose policy changed are
+// closed for a moment, and lose their connections; the others notice nothing. For administrators.
+func (d *Daemon) ReloadPolicies(ctx context.Context, c Caller) (list []PolicyInfo, err error) {
+	const kind = "reload-policies"
+	defer d.refused(ctx, c, kind, "", &err)
+	if !c.admin() {
+		return nil, errorf(Forbidden, "only an administrator reloads the policies")
+	}
+	set, err := d.load()
+	if err != nil {
+		return nil, err
+	}
+	d.fenceMu.Lock()
+	err = d.fences.SetPolicies(ctx, slices.Collect(maps.Values(set)))
+	if err == nil {
+		d.mu.Lock()
+		d.policies = set
+		d.mu.Unlock()
+	}
+	d.fenceMu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	digests := ""
+	for _, name := range slices.Sorted(maps.Keys(set)) {
+		digests += fmt.Sprintf("%s %s %s; ", name, set[name].Source, set[name].Digest)
+	}
+	d.log.LogAttrs(ctx, slog.LevelInfo, "policies reloaded", slog.String("policies", digests))
+	err = d.store.Update(ctx, func(tx *store.Tx) error {
+		return tx.Audit(auditRow(c.GUID, c.From, c.Request, kind, "", "succeeded", digests))
+	})
+	if err != nil {
+		return nil, err
+	}
+	return d.Policies(ctx, c)
+}
+
+// Policies are the policies that are loaded. For administrators.
+func (d *Daemon) Policies(ctx context.Context, c Caller) ([]PolicyInfo, error) {
+	if !c.admin() {
+		return nil, errorf(Forbidden, "only an administrator sees the policies")
+	}
+	under := map[string]int{}
+	err := d.view(ctx, func(tx *store.Tx) error {
+		all, err := tx.Capsules()
+		for _, capsule := range all {
+			under[inForce(capsule)]++
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var list []PolicyInfo
+	for _, name := range slices.Sorted(maps.Keys(d.policies)) {
+		info := describePolicy(d.policies[name])
+		info.Capsules = under[name]
+		list = append(list, info)
+	}
+	return list, nil
+}
+
+func describePolicy(p policy.Policy) PolicyInfo {
+	return PolicyInfo{Name: p.Name, Source: p.Source, Digest: p.Digest, Comment: p.Comment, Secure: p.Secure, Rules: len(p.Rules)}
+}
+
+// ShowPolicy says what fences a capsule now. For administrators.
+func (d *Daemon) ShowPolicy(ctx context.Context, c Caller, id string) (PolicyView, error) {
+	var v PolicyView
+	capsule, err := d.forAdmin(ctx, c, id)
+	if err != nil {
+		return v, err
+	}
+	ev, err := d.fences.Inspect(ctx, capsule.Key)
+	if err != nil {
+		return v, classify(err)
+	}
+	v.Policy = d.policyOf(capsule)
+	v.Kernel, v.Differences = ev.Kernel, ev.Differences
+	v.Allowed, v.Denied = Traffic(ev.Allowed), Traffic(ev.Denied)
+	if ev.Policy != inForce(capsule) {
+		v.Differences = append(v.Differences, fmt.Sprintf("the policy in force is %q, and should be %q", ev.Policy, inForce(capsule)))
+	}
+	return v, nil
+}
+
+// policyOf describes the policy that a capsule should be under.
+func (d *Daemon) policyOf(c store.Capsule) PolicyInfo {
+	name := inForce(c)
+	if name == firewall.Closed {
+		return PolicyInfo{Name: "closed", Comment: "nothing in, nothing out", Secure: true}
+	}
+	p, _ := d.policy(name)
+	return describePolicy(p)
+}
+
+// ExplainPacket says what would become of a packet such as "tcp to 192.0.2.1:443" of a capsule. For administrators.
+func (d *Daemon) ExplainPacket(ctx context.Context, c Caller, id, packet string) (Explanation, error) {
+	capsule, err := d.forAdmin(ctx, c, id)
+	if err != nil {
+		return Explanation{}, err
+	}
+	p, _ := d.policy(inForce(capsule)) // the zero policy allows nothing
+	pk, err := p.Packet(packet)
+	if err != nil {
+		return Explanation{}, errorf(Invalid, "%v", err)
+	}
+	verdict := p.Explain(pk)
+	x := Explanation{Packet: pk.String(), Policy: d.policyOf(capsule).Name, Allowed: verdict.Allowed, Line: verdict.Line, Source: p.Source, Why: verdict.Why}
+	return x, nil
+}
+
+// forAdmin reads a capsule for an administrator.
+func (d *Daemon) forAdmin(ctx context.Context, c Caller, id string) (capsule store.Capsule, err error) {
+	if c.GUID != "" && !c.admin() {
+		return capsule, errorf(Forbidden, "only an administrator sees what fences a capsule")
+	}
+	err = d.inspecting(ctx, c, id, func(_ *store.Tx, found store.Capsule) error { capsule = found; return nil })
+	return capsule, err
+}

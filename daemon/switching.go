@@ -1,0 +1,462 @@
+package daemon
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/capsuled/capsuled/daemon/store"
+	"github.com/capsuled/capsuled/domain"
+	"github.com/capsuled/capsuled/firewall"
+)
+
+// The steps between the modes. Every one of them leaves the capsule closed, up to the one named "policy".
+
+// entry is the argument of enter.
+type entry struct {
+	Review bool // under the policy for review
+}
+
+// shut closes the capsule in every layer, cuts what it has under way, and reads the rules back.
+func (a *act) shut(ctx context.Context) error {
+	before, err := a.d.fences.Inspect(ctx, a.capsule.Key)
+	if err != nil {
+		return err
+	}
+	if err := a.put(ctx, firewall.Closed); err != nil {
+		return err
+	}
+	if _, err := a.d.fences.Cut(ctx, a.capsule.Key); err != nil {
+		return err
+	}
+	after, err := a.d.fences.Inspect(ctx, a.capsule.Key)
+	if err != nil {
+		return err
+	}
+	if after.Policy != firewall.Closed || len(after.Differences) > 0 {
+		return fmt.Errorf("daemon: capsule %s is not closed: the kernel says: %s", a.capsule.ID, strings.Join(after.Differences, "; "))
+	}
+	a.flows = max(a.flows, before.Flows) // of the first time, should a restart do it again
+	a.say("%d connections cut", before.Flows)
+	return nil
+}
+
+func (a *act) shutAgain(ctx context.Context) error { return a.put(ctx, firewall.Closed) }
+
+// reopen undoes shut: the capsule is in maintenance mode as it was before, which is looked at and not believed.
+func (a *act) reopen(ctx context.Context) error {
+	was := a.capsule
+	was.State, was.Mode = Running, Maintenance
+	p := a.d.examine(ctx, was, firewall.Closed)
+	if running := p.running; running && !p.Proved {
+		return p.err("it is not as it was in maintenance mode")
+	}
+	if err := a.put(ctx, policyMaintenance); err != nil {
+		return err
+	}
+	if !p.running {
+		return nil // it ended meanwhile; the reconciler will say so
+	}
+	return a.d.domains.Resume(ctx, a.id())
+}
+
+// cutConsoles throws every viewer out: who looked on in maintenance mode need not be who may in secure mode.
+func (a *act) cutConsoles(ctx context.Context) error {
+	if a.d.opt.RotatePassword {
+		password := rand.Text()[:MaxPassword]
+		if err := a.d.store.Update(ctx, func(tx *store.Tx) error { return tx.PutPassword(a.capsule.ID, password) }); err != nil {
+			return err
+		}
+		a.capsule.LoginPassword = password
+		if err := a.d.domains.SetPassword(ctx, a.id(), password); err != nil {
+			return err
+		}
+	}
+	if !a.d.opt.CutConsoles || a.capsule.VNCPort == 0 {
+		return nil
+	}
+	n, err := a.d.opt.Disconnect(ctx, uint16(a.capsule.VNCPort))
+	a.say("%d viewers cut", n)
+	return err
+}
+
+// cleanPoint freezes disk and RAM as they are before any data is near. It is recorded at once, so that nothing takes
+// another one later.
+func (a *act) cleanPoint(ctx context.Context) error {
+	seen, err := a.d.domains.Inspect(ctx, a.id())
+	if err != nil {
+		return err
+	}
+	if seen.Live == nil {
+		return errorf(Conflict, "the capsule's domain is not running any more")
+	}
+	there, err := a.d.files.CleanPoint(ctx, a.capsule.ID)
+	if err != nil {
+		return err
+	}
+	if rootOf(seen.Live) != there.Overlay {
+		if a.capsule.CleanPoint != "" {
+			return fmt.Errorf("daemon: capsule %s has left its overlay for %s", a.capsule.ID, rootOf(seen.Live))
+		}
+		if there, err = a.d.files.PrepareCleanPoint(ctx, a.capsule.ID, footprint(a.capsule.MemoryMB)); err != nil {
+			return err
+		}
+		err = a.d.domains.Checkpoint(ctx, a.id(), domain.CleanPoint{Disk: there.Disk.Path, Overlay: there.Overlay, RAM: there.RAM})
+		if err != nil {
+			return err
+		}
+	}
+	if a.capsule.CleanPoint == "" {
+		if there, err = a.d.files.CleanPoint(ctx, a.capsule.ID); err != nil {
+			return err
+		}
+		a.capsule.CleanPoint, a.capsule.CleanStamp = uuid.NewString(), there.Stamp
+		err = a.d.store.Update(ctx, func(tx *store.Tx) error {
+			return tx.PutCleanPoint(a.capsule.ID, a.capsule.CleanPoint, a.capsule.CleanStamp)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	// libvirt has put the overlay into what starts next.
+	return a.define(ctx)
+}
+
+// rootOf is the disk that a domain boots from; "" when it has none.
+func rootOf(d *domain.Devices) string {
+	if d == nil || len(d.Disks) == 0 {
+		return ""
+	}
+	return d.Disks[0].Path
+}
+
+// rollBack undoes everything from the clean point on. Data may have been attached: then the process is ended, never
+// asked to give it back, and the machine goes on from the clean point.
+func (a *act) rollBack(ctx context.Context) error {
+	seen, err := a.d.domains.Inspect(ctx, a.id())
+	if err != nil {
+		return err
+	}
+	there, err := a.d.files.CleanPoint(ctx, a.capsule.ID)
+	if err != nil {
+		return err
+	}
+	untouched := seen.Live == nil || len(seen.Live.Disks) == 1 && rootOf(seen.Live) != there.Overlay
+	if a.capsule.CleanPoint == "" && untouched {
+		return inTurn(ctx, a, (*act).define, (*act).forgetFiles)
+	}
+	return inTurn(ctx, a, (*act).destroy, (*act).discard, (*act).define, (*act).restore, (*act).verifyRestored, (*act).release)
+}
+
+func inTurn(ctx context.Context, a *act, steps ...func(*act, context.Context) error) error {
+	for _, s := range steps {
+		if err := s(a, ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// attach gives the domain its volumes, and looks whether it has them. It must be on its overlay by now.
+func (a *act) attach(ctx context.Context) error {
+	there, err := a.d.files.CleanPoint(ctx, a.capsule.ID)
+	if err != nil {
+		return err
+	}
+	seen, err := a.d.domains.Inspect(ctx, a.id())
+	if err != nil {
+		return err
+	}
+	if a.capsule.CleanPoint == "" || rootOf(seen.Live) != there.Overlay {
+		return fmt.Errorf("daemon: capsule %s is not on its overlay but on %q: no data is attached to it", a.capsule.ID, rootOf(seen.Live))
+	}
+	files, err := a.d.files.Files(ctx, a.capsule.ID)
+	if err != nil {
+		return err
+	}
+	// The figures that a guest gives about its memory are a way out (isolation contract, row 37).
+	if err := a.d.domains.Quiet(ctx, a.id(), true); err != nil {
+		return err
+	}
+	for _, name := range attached[Secure][1:] {
+		disk, err := diskOf(a.capsule, files, name)
+		if err != nil {
+			return err
+		}
+		if err := a.d.domains.Attach(ctx, a.id(), disk); err != nil {
+			return err
+		}
+	}
+	if seen, err = a.d.domains.Inspect(ctx, a.id()); err != nil {
+		return err
+	}
+	if got, want := serials(seen.Live), attached[Secure]; !slices.Equal(got, want) {
+		return fmt.Errorf("daemon: capsule %s has the disks %v, and should have %v", a.capsule.ID, got, want)
+	}
+	return nil
+}
+
+// serials names the disks of a domain.
+func serials(d *domain.Devices) []string {
+	var names []string
+	if d != nil {
+		for _, disk := range d.Disks {
+			names = append(names, disk.Serial)
+		}
+	}
+	return names
+}
+
+// mount asks the guest to mount its volumes. One that does not is no danger, and is told of.
+func (a *act) mount(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, a.d.opt.MountWait)
+	defer cancel()
+	var mounts []domain.Mount
+	for _, name := range attached[Secure][1:] {
+		mounts = append(mounts, domain.Mount{Serial: name, Label: name, Path: mountPoints[name], Owner: a.capsule.ImageUser})
+	}
+	err := a.d.domains.GuestMount(ctx, a.id(), mounts)
+	if err != nil {
+		a.reserved = fmt.Sprintf("the guest did not mount its volumes (%s): mount them from inside", guestWords(err))
+		a.say("%s", a.reserved)
+		return nil
+	}
+	a.say("the guest has mounted %s and %s", mountPoints[secureVolume], mountPoints[releaseSpool])
+	return nil
+}
+
+// guestWords says what a guest did with a request, in our words and not in the guest's.
+func guestWords(err error) string {
+	switch {
+	case errors.Is(err, domain.ErrUnresponsive), errors.Is(err, context.DeadlineExceeded), errors.Is(err, domain.ErrUnavailable):
+		return "its agent does not answer"
+	case errors.Is(err, domain.ErrUnsupported):
+		return "its agent does not know how"
+	}
+	return "it answered with an error"
+}
+
+// openSecure puts the capsule under its secure policy.
+func (a *act) openSecure(ctx context.Context) error {
+	why, err := argument[entry](a)
+	if err != nil {
+		return err
+	}
+	a.capsule.Review = why.Review
+	if err := a.d.store.Update(ctx, func(tx *store.Tx) error { return tx.PutReview(a.capsule.ID, why.Review) }); err != nil {
+		return err
+	}
+	a.say("%s", securePolicy(a.capsule))
+	return a.put(ctx, securePolicy(a.capsule))
+}
+
+func (a *act) openMaintenance(ctx context.Context) error {
+	a.say("%s", policyMaintenance)
+	return a.put(ctx, policyMaintenance)
+}
+
+// openOwn puts a held capsule under the policy of the mode that it is held in.
+func (a *act) openOwn(ctx context.Context) error { return a.put(ctx, a.ownPolicy()) }
+
+func (a *act) ownPolicy() string {
+	settled := a.capsule
+	settled.State = Running
+	return inForce(settled)
+}
+
+// as is the capsule as its record will say, for the proof of it.
+func (a *act) as(mode Mode) store.Capsule {
+	c := a.capsule
+	c.State, c.Mode = Running, mode
+	return c
+}
+
+// verifySecure proves P1 to P3 before the record says that the capsule is in secure mode.
+func (a *act) verifySecure(ctx context.Context) error {
+	return a.verify(ctx, a.as(Secure), securePolicy(a.capsule))
+}
+
+// verifyRestored proves that what was restored has no data and nothing of secure mode, while it stands still and closed.
+func (a *act) verifyRestored(ctx context.Context) error {
+	return a.verify(ctx, a.as(Maintenance), firewall.Closed)
+}
+
+func (a *act) verifyShut(ctx context.Context) error {
+	return a.verify(ctx, a.as(a.capsule.Mode), firewall.Closed)
+}
+
+func (a *act) verify(ctx context.Context, c store.Capsule, policy string) error {
+	a.proof = a.d.examine(ctx, c, policy)
+	if !a.proof.Proved {
+		return a.proof.err("it could not be proved safe")
+	}
+	if !a.proof.running {
+		return errorf(Conflict, "the capsule's domain is not running any more")
+	}
+	a.say("%d checks", len(a.proof.Checks))
+	return nil
+}
+
+// flush asks the guest to write back what it has not written to its volumes yet: its process is about to be ended. What
+// it writes to its root disk is discarded anyway.
+func (a *act) flush(ctx context.Context) error {
+	o, err := a.d.domains.ObserveOne(ctx, a.id())
+	if err != nil && !errors.Is(err, domain.ErrNotFound) {
+		return err
+	}
+	if o.State != domain.Running {
+		a.say("nothing runs")
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.d.opt.FlushWait)
+	defer cancel()
+	n, err := a.d.domains.Freeze(ctx, a.id())
+	if err != nil {
+		a.say("the guest was not flushed: %s", guestWords(err))
+		return nil
+	}
+	a.say("%d file systems flushed", n)
+	return nil
+}
+
+// discard destroys what secure mode wrote: the overlay, and what the guest printed on its serial line. The next start
+// of the machine has another generation id (vmgenid): its history has forked.
+func (a *act) discard(ctx context.Context) error {
+	there, err := a.d.files.CleanPoint(ctx, a.capsule.ID)
+	if err != nil {
+		return err
+	}
+	if a.capsule.CleanStamp != "" && there.Stamp != a.capsule.CleanStamp {
+		return fmt.Errorf("daemon: the root disk of capsule %s was written to since its clean point (%s, was %s): stop it, and it starts from its disk",
+			a.capsule.ID, there.Stamp, a.capsule.CleanStamp)
+	}
+	if err := errors.Join(a.d.files.DropOverlay(ctx, a.capsule.ID), a.d.files.DropSerialLog(ctx, a.capsule.ID)); err != nil {
+		return err
+	}
+	a.capsule.Generation = uuid.NewString()
+	return a.d.store.Update(ctx, func(tx *store.Tx) error { return tx.PutGeneration(a.capsule.ID, a.capsule.Generation) })
+}
+
+// restore starts the machine at its clean point, standing still. One that an earlier attempt restored has never run,
+// and is restored again.
+func (a *act) restore(ctx context.Context) error {
+	if err := a.destroy(ctx); err != nil {
+		return err
+	}
+	seen, err := a.d.domains.Inspect(ctx, a.id())
+	if err != nil {
+		return err
+	}
+	if got, want := serials(seen.Defined), attached[Maintenance]; !slices.Equal(got, want) {
+		return fmt.Errorf("daemon: the definition of capsule %s has the disks %v, and should have %v", a.capsule.ID, got, want)
+	}
+	there, err := a.d.files.CleanPoint(ctx, a.capsule.ID)
+	if err != nil {
+		return err
+	}
+	if a.capsule.CleanPoint == "" || !there.HaveRAM {
+		return errorf(Conflict, "there is no clean point to go back to: stop the capsule, and it starts from its disk")
+	}
+	files, err := a.d.files.Files(ctx, a.capsule.ID)
+	if err != nil {
+		return err
+	}
+	spec, err := a.d.spec(a.capsule, Maintenance, files)
+	if err != nil {
+		return err
+	}
+	if err := a.d.domains.Restore(ctx, spec, there.RAM); err != nil {
+		return err
+	}
+	return a.d.domains.Quiet(ctx, a.id(), false)
+}
+
+// release gives the clean point up: from here on the machine may run, and a restore would break its disk. The record
+// goes first: a file that no record names is only room.
+func (a *act) release(ctx context.Context) error {
+	if err := a.d.store.Update(ctx, func(tx *store.Tx) error { return tx.PutCleanPoint(a.capsule.ID, "", "") }); err != nil {
+		return err
+	}
+	a.capsule.CleanPoint, a.capsule.CleanStamp = "", ""
+	return a.d.files.DropRAM(ctx, a.capsule.ID)
+}
+
+// unpause lets the machine run, once everything was proved under the policy that it will run under.
+func (a *act) unpause(ctx context.Context) error {
+	mode := a.capsule.Mode
+	if a.proc.kind == opLeave {
+		mode = Maintenance
+	}
+	c := a.as(mode)
+	if err := a.verify(ctx, c, inForce(c)); err != nil {
+		return err
+	}
+	return a.d.domains.Resume(ctx, a.id())
+}
+
+// tryShut closes a capsule that is being held if that can be done at once; the steps after it do not give up as soon.
+func (a *act) tryShut(ctx context.Context) error {
+	if err := a.put(ctx, firewall.Closed); err != nil {
+		a.say("not closed yet: %v", classify(err).Message)
+	}
+	return nil
+}
+
+func (a *act) pause(ctx context.Context) error {
+	err := a.d.domains.Pause(ctx, a.id())
+	if errors.Is(err, domain.ErrNotFound) || errors.Is(err, domain.ErrConflict) {
+		return nil // nothing runs
+	}
+	return err
+}
+
+// setClock tells the guest the time, which stood still for it.
+func (a *act) setClock(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, a.d.opt.FlushWait)
+	defer cancel()
+	if err := a.d.domains.SetClock(ctx, a.id(), time.Now()); err != nil {
+		a.reserved = fmt.Sprintf("the guest's clock was not set (%s)", guestWords(err))
+		a.say("%s", a.reserved)
+	}
+	return nil
+}
+
+// forget destroys what secure mode left, when nothing runs: the overlay, the RAM of the clean point, the serial log. In a
+// capsule that was not there it finds nothing.
+func (a *act) forget(ctx context.Context) error {
+	o, err := a.d.domains.ObserveOne(ctx, a.id())
+	if err != nil && !errors.Is(err, domain.ErrNotFound) {
+		return err
+	}
+	if o.State == domain.Running || o.State == domain.Paused {
+		return nil // a launch that is taken up: it forgot before it started
+	}
+	secure := a.capsule.Mode == Secure || a.capsule.CleanPoint != ""
+	if err := a.forgetFiles(ctx); err != nil || !secure {
+		return err
+	}
+	if err := a.d.files.DropSerialLog(ctx, a.capsule.ID); err != nil {
+		return err
+	}
+	a.capsule.Generation = uuid.NewString()
+	err = a.d.store.Update(ctx, func(tx *store.Tx) error {
+		return errors.Join(tx.PutCleanPoint(a.capsule.ID, "", ""), tx.PutGeneration(a.capsule.ID, a.capsule.Generation), tx.PutReview(a.capsule.ID, false))
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := a.d.domains.ObserveOne(ctx, a.id()); errors.Is(err, domain.ErrNotFound) {
+		return nil
+	}
+	return errors.Join(a.d.domains.Quiet(ctx, a.id(), false), a.define(ctx))
+}
+
+func (a *act) forgetFiles(ctx context.Context) error {
+	return errors.Join(a.d.files.DropOverlay(ctx, a.capsule.ID), a.d.files.DropRAM(ctx, a.capsule.ID))
+}

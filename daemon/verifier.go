@@ -1,0 +1,210 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/capsuled/capsuled/daemon/store"
+)
+
+// watchFence restores what others change in the firewall, whatever else the daemon waits for: as soon as the kernel
+// tells of a change, and every second in case it does not. While nobody changes a rule that asks for one number.
+func (d *Daemon) watchFence(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	changes := d.fences.Changes(ctx)
+	said, failures := "", 0
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case _, open := <-changes:
+			if !open {
+				changes = nil
+				continue
+			}
+		case <-tick.C:
+		}
+		err := d.mendFence(ctx)
+		if err == nil {
+			said, failures = "", 0
+			continue
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if err.Error() != said {
+			said = err.Error()
+			d.complain(ctx, "firewall", err)
+		}
+		if failures++; failures >= unmendable {
+			d.holdSecure(ctx, "the firewall cannot be restored: "+classify(err).Message)
+		}
+	}
+}
+
+// unmendable is how often in a row rules cannot be restored, or read, before the capsules that depend on them are held.
+const unmendable = 3
+
+// mendFence restores what others changed, and leaves an audit row of it.
+func (d *Daemon) mendFence(ctx context.Context) error {
+	d.fenceMu.Lock()
+	drift, err := d.fences.Verify(ctx)
+	d.fenceMu.Unlock()
+	if err != nil || len(drift) == 0 {
+		return err
+	}
+	d.log.LogAttrs(ctx, slog.LevelWarn, "firewall differs from the records, restoring it", slog.Any("differences", drift))
+	d.metrics.drift.WithLabelValues("rules").Inc()
+	err = d.refence(ctx)
+	outcome := "succeeded"
+	if err != nil {
+		outcome = "failed"
+	}
+	row := auditRow(itself.GUID, itself.From, "", "restore-firewall", "", outcome, clipList(drift))
+	d.acts.Go(func() { // the firewall does not wait for the disk
+		d.complain(ctx, "audit of the firewall", d.store.Update(ctx, func(tx *store.Tx) error { return tx.Audit(row) }))
+	})
+	return err
+}
+
+// clipList is a list that is short enough for an audit row.
+func clipList(list []string) string {
+	const most = 1000
+	s := strings.Join(list, "; ")
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "..."
+	}
+	return s
+}
+
+// secured reads the capsules that are in secure mode with nothing under way.
+func (d *Daemon) secured(ctx context.Context) ([]store.Capsule, error) {
+	var out []store.Capsule
+	err := d.store.View(ctx, func(tx *store.Tx) error {
+		all, err := tx.Capsules()
+		for _, c := range all {
+			if c.State == Running && c.Mode == Secure {
+				out = append(out, c)
+			}
+		}
+		return err
+	})
+	return out, err
+}
+
+// hold begins to close and pause a capsule. It must still be as it was when it was looked at.
+func (d *Daemon) hold(ctx context.Context, c store.Capsule, cause string) {
+	if d.tooSoon(c.ID) {
+		return
+	}
+	_, err := d.begin(ctx, itself, opHold, c.ID, encode(reason{cause}), c.Version)
+	if e := classify(err); e != nil {
+		if e.Code != Busy && e.Code != Conflict {
+			d.complain(ctx, "hold of capsule "+c.ID, err)
+		}
+		return
+	}
+	d.log.LogAttrs(ctx, slog.LevelError, "capsule is closed and paused: it cannot be proved safe", slog.String("capsule", c.ID), slog.String("cause", cause))
+}
+
+func (d *Daemon) holdSecure(ctx context.Context, cause string) {
+	list, err := d.secured(ctx)
+	d.complain(ctx, "capsules in secure mode", err)
+	for _, c := range list {
+		d.hold(ctx, c, cause)
+	}
+}
+
+// verdicts are what the verifier found of each capsule in secure mode, for the metrics: by tap.
+type verdicts struct {
+	mu    sync.Mutex
+	of    map[string]checked
+	blind map[string]int // by id: how often in a row something could not be looked at
+}
+
+type checked struct {
+	proved bool
+	at     time.Time // when it was proved last; zero for never
+	denied uint64
+}
+
+// watchSecure proves every capsule in secure mode again and again, and holds one that fails.
+func (d *Daemon) watchSecure(ctx context.Context) {
+	tick := time.NewTicker(d.opt.VerifyEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			d.complain(ctx, "capsules in secure mode", d.verifyAll(ctx))
+		}
+	}
+}
+
+// verifyAll proves every capsule that is in secure mode.
+func (d *Daemon) verifyAll(ctx context.Context) error {
+	list, err := d.secured(ctx)
+	if err != nil {
+		return err
+	}
+	if len(list) > 0 { // what can be mended is no reason to stop a researcher
+		if err := d.mendFence(ctx); err != nil {
+			d.complain(ctx, "firewall", err)
+		}
+	}
+	found := map[string]checked{}
+	for _, c := range list {
+		found[c.Key] = d.verifyOne(ctx, c)
+	}
+	d.verdicts.mu.Lock()
+	d.verdicts.of = found
+	d.verdicts.mu.Unlock()
+	return nil
+}
+
+func (d *Daemon) verifyOne(ctx context.Context, c store.Capsule) checked {
+	d.verdicts.mu.Lock()
+	was := d.verdicts.of[c.Key]
+	d.verdicts.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, stepLimit)
+	defer cancel()
+	p := d.examine(ctx, c, inForce(c))
+	blind := 0
+	switch {
+	case p.Proved:
+		was.at = p.At
+	case p.Unknown:
+		d.verdicts.mu.Lock()
+		blind = d.verdicts.blind[c.ID] + 1
+		d.verdicts.mu.Unlock()
+		if blind >= unmendable {
+			d.hold(ctx, c, p.err("it cannot be looked at").Error())
+		}
+	case !p.running && !p.hasUnknown():
+		d.look(c.ID) // it ended: that is not for the verifier to say
+	default:
+		d.hold(ctx, c, p.err("it is not safe").Error())
+	}
+	d.verdicts.mu.Lock()
+	d.verdicts.blind[c.ID] = blind
+	if blind == 0 {
+		delete(d.verdicts.blind, c.ID)
+	}
+	d.verdicts.mu.Unlock()
+	was.proved, was.denied = p.Proved, p.denied
+	return was
+}
+
+func (p Proof) hasUnknown() bool {
+	for _, c := range p.Checks {
+		if c.Unknown {
+			return true
+		}
+	}
+	return false
+}

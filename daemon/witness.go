@@ -1,0 +1,69 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/capsuled/capsuled/daemon/store"
+)
+
+// witnessed says which operations leave a record for the data steward: every one that begins or ends in secure mode, or
+// is about what cannot be proved.
+func (a *act) witnessed() bool {
+	switch a.proc.kind {
+	case opEnter, opLeave, opHold, opReadmit:
+		return true
+	}
+	return a.capsule.Mode == Secure || a.capsule.CleanPoint != ""
+}
+
+// testify appends the record of a switch to the chain, in the transaction that writes what came of it.
+func (a *act) testify(tx *store.Tx, state State, mode Mode, cause *Error) error {
+	if !a.witnessed() {
+		return nil
+	}
+	now := time.Now()
+	r := SwitchRecord{
+		At: now, Capsule: a.op.Target, Operation: a.op.ID, Kind: a.proc.kind, Outcome: "succeeded", Actor: a.op.Actor, Origin: a.op.Origin,
+		State: state, Mode: mode, Policy: a.proof.Policy, Steps: a.op.Steps, RulesHash: a.proof.RulesHash, DomainHash: a.proof.DomainHash,
+		Volumes: a.proof.Volumes, CleanPoint: a.proof.CleanPoint, Cut: a.flows,
+	}
+	if cause != nil {
+		r.Outcome, r.Cause = "failed", cause.Message
+	}
+	body, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("daemon: record of operation %s: %w", a.op.ID, err)
+	}
+	s, err := tx.AppendSwitch(r.Capsule, r.Operation, string(body), now)
+	if err != nil {
+		return err
+	}
+	// The log is kept elsewhere: whoever writes the chain anew cannot write it anew there.
+	a.d.log.LogAttrs(context.Background(), slog.LevelInfo, "switch recorded", a.attrs(slog.Int64("record", s.Seq), slog.String("hash", s.Hash))...)
+	return nil
+}
+
+// SwitchRecords are the records of one capsule, newest first, 1000 at most.
+func (d *Daemon) SwitchRecords(ctx context.Context, c Caller, id string) ([]SwitchRecord, error) {
+	var out []SwitchRecord
+	err := d.inspecting(ctx, c, id, func(tx *store.Tx, _ store.Capsule) error {
+		rows, err := tx.Switches(id, 1000)
+		if err != nil {
+			return err
+		}
+		for _, row := range rows {
+			var r SwitchRecord
+			if err := json.Unmarshal([]byte(row.Body), &r); err != nil {
+				r = SwitchRecord{Cause: "the record cannot be read: " + err.Error()}
+			}
+			r.Seq, r.At, r.Capsule, r.Operation, r.Previous, r.Hash = row.Seq, row.At, row.Capsule, row.Operation, row.Previous, row.Hash
+			out = append(out, r)
+		}
+		return nil
+	})
+	return out, err
+}
