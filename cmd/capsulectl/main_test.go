@@ -46,6 +46,11 @@ func TestScripts(t *testing.T) {
 			env.Defer(stop)
 			env.Setenv("CAPSULED_SOCKET", socket)
 			env.Setenv("GORACE", quickExit)
+			old, err := filepath.Abs("../../firewall/policy/testdata/fw")
+			env.Setenv("OLD", old) // policies as the scripts of old had them
+			if err != nil {
+				return err
+			}
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"daemon": commandDaemon},

@@ -12,6 +12,7 @@ import (
 
 	"github.com/capsuled/capsuled/api/client"
 	"github.com/capsuled/capsuled/api/wire"
+	"github.com/capsuled/capsuled/firewall/policy"
 )
 
 var policyColumns = []column[wire.Policy]{
@@ -74,15 +75,12 @@ func (a *app) policyReloadCommand() *cobra.Command {
 		Short: "Put changed policy files in force",
 		Long: `Have the daemon read the policy files again and put them in force, for running capsules too. With a fault in any of
 them nothing changes, and every fault is printed. To look for faults before: capsulectl policy check.`,
-		Example: "  capsulectl policy check /etc/capsuled/policies/*.toml && capsulectl policy reload",
+		Example: "  capsulectl policy check /etc/capsuled/policies && capsulectl policy reload",
 		Args:    cobra.NoArgs,
 		RunE: a.with(func(ctx context.Context, c *client.Client, _ []string) error {
 			list, err := c.ReloadPolicies(ctx)
 			if e, ok := errors.AsType[*client.Error](err); ok && strings.Contains(e.Message, "\n") {
-				for fault := range strings.Lines(e.Message) { // a line for each fault, as policy check prints them
-					fmt.Fprintln(a.err, printable(strings.TrimRight(fault, "\n")))
-				}
-				return reported{err}
+				return a.complainEach(e, e.Message)
 			}
 			if err != nil {
 				return err
@@ -90,6 +88,14 @@ them nothing changes, and every fault is printed. To look for faults before: cap
 			return a.printPolicies(list)
 		}),
 	}
+}
+
+// complainEach prints text, a line for each fault in it, and returns err, reported.
+func (a *app) complainEach(err error, text string) error {
+	for fault := range strings.Lines(text) {
+		fmt.Fprintln(a.err, printable(strings.TrimRight(fault, "\n")))
+	}
+	return reported{err}
 }
 
 func (a *app) policyShowCommand() *cobra.Command {
@@ -182,6 +188,9 @@ daemon is asked: the policy is that of the file, and every argument is part of t
 		}
 		a.began = true
 		e, err := explainFile(file, strings.Join(args, " "))
+		if faults, ok := errors.AsType[policy.Faults](err); ok {
+			return a.complainEach(err, faults.Error())
+		}
 		if err != nil {
 			return err
 		}
