@@ -166,6 +166,31 @@ func TestStatusOfCodes(t *testing.T) {
 	}
 }
 
+// Whatever a call would have answered, a refusal of its verb is what it answers.
+func TestEveryCallPassesRefusalsOn(t *testing.T) {
+	h := start(t, nil)
+	if a := h.local(t, "POST", "/createvm", createForm); a.StatusCode != 200 {
+		t.Fatal(a.body)
+	}
+	h.set(func(f *fakeDaemon) { f.fail = &daemon.Error{Code: daemon.Unsupported, Message: "the sentence"} })
+	capsule, vmid := "/v1/capsules/"+firstCapsule, "vmid="+firstCapsule
+	for _, row := range []struct{ method, path, body string }{
+		{"POST", "/createvm", createForm}, {"POST", "/launchvm", vmid}, {"POST", "/stopvm", vmid}, {"POST", "/deletevm", vmid},
+		{"POST", "/switchvm", vmid + "&mode=secure"}, {"POST", "/show", ""}, {"POST", "/show", vmid}, {"GET", "/listvms", ""},
+		{"GET", "/v1/capsules", ""}, {"GET", capsule, ""}, {"POST", capsule + "/resume", ""}, {"PUT", capsule + "/type", `{"type":"DEMO"}`},
+		{"GET", capsule + "/proof", ""}, {"GET", capsule + "/records", ""}, {"GET", capsule + "/policy", ""},
+		{"GET", capsule + "/policy/explain?packet=icmp+to+host", ""}, {"GET", "/v1/policies", ""}, {"POST", "/v1/policies/reload", ""},
+		{"GET", "/v1/doctor", ""}, {"GET", "/v1/operations", ""}, {"GET", "/v1/operations/op-1", ""}, {"GET", "/v1/images", ""},
+		{"GET", "/v1/images/image-1", ""}, {"DELETE", "/v1/images/image-1", ""}, {"POST", "/v1/images", `{"name":"n","path":"/p"}`},
+	} {
+		a := h.local(t, row.method, row.path, row.body)
+		if a.StatusCode != 501 || !strings.Contains(a.body, "the sentence") || a.Header.Get("Operation-Location") != "" {
+			t.Errorf("%s %s: %d %s", row.method, row.path, a.StatusCode, a.body)
+		}
+		checkEnvelope(t, a, strings.HasPrefix(row.path, "/v1/"))
+	}
+}
+
 // The text of what nobody foresaw stays in the log.
 func TestInternalErrorsStayInside(t *testing.T) {
 	for _, row := range []struct {
