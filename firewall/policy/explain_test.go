@@ -90,6 +90,7 @@ func TestExplain(t *testing.T) {
 		{"open", "udp to 192.0.2.1:67", "allowed by line 16 of open.toml", 16},
 		{"open", "tcp to host:53", "allowed: the host's resolver, which asks the world", 0},
 		{"open", "tcp from 203.0.113.9:22", "allowed, through the host's forwarded port", 0},
+		{"open", "tcp to 192.0.2.10:22", "dropped by line 4 of open.toml", 4},
 		{"open", "tcp from 203.0.113.9:23", "dropped by line 12 of open.toml", 12},
 		{"open", "tcp to 192.0.2.10:443", "dropped by line 4 of open.toml", 4},
 		{"open", "other to 192.0.2.10", "dropped by line 4 of open.toml", 4},

@@ -125,7 +125,7 @@ func (f *fwFile) folded(r fwRule) error {
 	switch {
 	case len(r.ports) > 0 && f.SSH && r.protocol == TCP && len(r.src) == 0 && slices.Equal(r.ports, []PortRange{{portSSH, portSSH}}):
 		return nil
-	case len(r.ports) == 0 && f.hasRule(r, false, Rule.holds):
+	case (len(r.ports) == 0 || len(r.sports) > 0) && f.hasRule(r, false, Rule.holds):
 		return nil
 	}
 	return fmt.Errorf("lets peers begin connections, which never came through: want a rule of what the capsule begins (-d), or a policy in TOML with direction = \"in\"")

@@ -177,7 +177,7 @@ func (s *scanner) value(key string) {
 	depth, item, fresh := 0, 0, false
 	for s.i < len(s.text) {
 		c := s.text[s.i]
-		if fresh && depth == 1 && !strings.ContainsRune(" \t\r\n#,]", rune(c)) {
+		if fresh && !strings.ContainsRune(" \t\r\n#,]", rune(c)) {
 			s.at[path(key, strconv.Itoa(item))] = s.line
 			item, fresh = item+1, false
 		}

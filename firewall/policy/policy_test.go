@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 
@@ -57,6 +58,9 @@ func TestParseTOML(t *testing.T) {
 		{"rules", strings.Repeat("[[rule]]\npeers=[\"anywhere\"]\n", 257), "257 rules: want at most 256"},
 		{"deny in secure", "secure=true\n[[rule]]\naction=\"deny\"\npeers=[\"anywhere\"]", ""},
 		{"dhcp in secure", "secure=true\ndhcp=true", ""},
+		{"port 67 in secure", "secure=true\n[[rule]]\nprotocol=\"udp\"\npeers=[\"203.0.113.9\"]\nports=[\"67\"]", "p.toml:5: allows port 67 or 68"},
+		{"port 68 in secure", "secure=true\n[[rule]]\nprotocol=\"udp\"\ndirection=\"in\"\npeers=[\"203.0.113.9\"]\nports=[\"68\"]", "p.toml:6: allows port 67 or 68"},
+		{"long text", "comment=\"\"\"\n[[rule]]\n\"\"\"\n[[rule]]\n", "p.toml:4: a rule without peers"},
 		{"in anywhere in secure", "secure=true\n[[rule]]\ndirection=\"in\"\nprotocol=\"tcp\"\nports=[\"80\"]\npeers=[\"anywhere\"]", "p.toml:6: allows \"anywhere\""},
 		{"eighth of the net in secure", "secure=true\n" + rule + "[\"10.0.0.0/8\"]", ""},
 		{"name without addresses is not anywhere", "secure=true\n[hosts]\n\"a.b\"=[\"x\"]\n" + rule + "[\"a.b\"]",
@@ -88,7 +92,8 @@ func TestName(t *testing.T) {
 
 // TestLines: each rule and each item of a list is told by its own line, wherever brackets, quotes and comments stand.
 func TestLines(t *testing.T) {
-	const text = `comment = """[[rule]] # " ""'"""
+	const text = `comment = "" # """
+# """ [
 "secure" = false # [[rule]]
 
 [hosts] # x
@@ -106,14 +111,14 @@ peers = ["203.0.113.0/24", "203.0.113.9",
  , "x.example"]
 `
 	_, err := policy.ParseTOML("p.toml", []byte(text))
-	want := "p.toml:14: 203.0.113.9 is inside of 203.0.113.0/24: leave one out\np.toml:16: name \"x.example\" is not in [hosts]"
+	want := "p.toml:15: 203.0.113.9 is inside of 203.0.113.0/24: leave one out\np.toml:17: name \"x.example\" is not in [hosts]"
 	wantFault(t, err, want)
 	p, err := policy.ParseTOML("p.toml", []byte(strings.NewReplacer(`, "203.0.113.9"`, "", `"x.example"`, "").Replace(text)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p.Rules[0].Line != 9 || p.Rules[1].Line != 12 {
-		t.Errorf("rules of lines %d and %d, want 9 and 12", p.Rules[0].Line, p.Rules[1].Line)
+	if p.Rules[0].Line != 10 || p.Rules[1].Line != 13 {
+		t.Errorf("rules of lines %d and %d, want 10 and 13", p.Rules[0].Line, p.Rules[1].Line)
 	}
 }
 
@@ -190,5 +195,37 @@ func TestShipped(t *testing.T) {
 	}
 	if _, ok := policy.Shipped("other"); ok {
 		t.Error("a policy that is not shipped")
+	}
+}
+
+// TestDocumented: the worked example of docs/policies.md is a policy, and means what is said there.
+func TestDocumented(t *testing.T) {
+	text, err := os.ReadFile("../../docs/policies.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "```toml\n")
+	example, _, found := strings.Cut(rest, "```")
+	if !found {
+		t.Fatal("no example")
+	}
+	p, err := policy.ParseTOML("secure.toml", []byte(example))
+	if err != nil {
+		t.Fatal(err)
+	}
+	prose := strings.Join(strings.Fields(string(text)), " ")
+	for packet, why := range map[string]string{
+		"tcp to data.example.org:443": "allowed by line 15 of secure.toml (the data API)",
+		"tcp to 198.51.100.66:443":    "dropped by line 10",
+		"udp to host:53":              "answered from the static table of 1 names, never forwarded",
+		"tcp to 203.0.113.9:443":      "dropped, no rule",
+	} {
+		pk, err := p.Packet(packet)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v := p.Explain(pk); !strings.Contains(v.Why, why) || !strings.Contains(prose, packet) || !strings.Contains(prose, why) {
+			t.Errorf("%s: %+v, want %q and to find both in the page", packet, v, why)
+		}
 	}
 }
