@@ -44,21 +44,28 @@ func TestLoadDirShipped(t *testing.T) {
 	}
 }
 
-func TestLoadDir(t *testing.T) {
-	const closed = "secure = true\n"
-	write := func(name, text string, mode os.FileMode) func(*testing.T, string) {
-		return func(t *testing.T, dir string) {
-			path := filepath.Join(dir, name)
-			if err := os.WriteFile(path, []byte(text), mode); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.Chmod(path, mode); err != nil {
-				t.Fatal(err)
-			}
+// A secure policy in each format.
+const (
+	closed = "secure = true\n"
+	fw     = "*filter\n-A FORWARD -d 192.0.2.1 -p tcp --dport 443 -j ACCEPT\nCOMMIT\n"
+)
+
+// made puts something into a directory.
+type made = func(t *testing.T, dir string)
+
+func write(name, text string, mode os.FileMode) made {
+	return func(t *testing.T, dir string) {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
 		}
 	}
-	fw := "*filter\n-A FORWARD -d 192.0.2.1 -p tcp --dport 443 -j ACCEPT\nCOMMIT\n"
-	type made = func(*testing.T, string)
+}
+
+func TestLoadDir(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		make []made

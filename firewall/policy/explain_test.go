@@ -55,55 +55,58 @@ protocol = "icmp"
 peers = ["host"]
 `
 
+// explanations are packets, and what becomes of them.
+var explanations = []struct {
+	policy, packet, why string
+	line                int
+}{
+	{"closed", "tcp to 192.0.2.1:443", "dropped, no rule", 0},
+	{"closed", "udp to host:53", "dropped, no rule; dns is \"none\"", 0},
+	{"closed", "tcp to host:53", "dropped, no rule; dns is \"none\"", 0},
+	{"closed", "udp to host:67", "dropped, no rule; dhcp is off", 0},
+	{"closed", "tcp from 203.0.113.9:22", "dropped, no rule; ssh is off", 0},
+	{"closed", "other to 192.0.2.1", "dropped, no rule", 0},
+
+	{"secure", "tcp to data.example.org:443", "allowed by line 9 of secure.toml", 9},
+	{"secure", "tcp to 192.0.2.11:8010", "allowed by line 9 of secure.toml", 9},
+	{"secure", "tcp to 192.0.2.11:8011", "dropped, no rule", 0},
+	{"secure", "udp to 192.0.2.11:443", "dropped, no rule", 0},
+	{"secure", "tcp from 192.0.2.11:443", "dropped, no rule", 0},
+	{"secure", "tcp to 198.51.100.65:443", "allowed by line 9 of secure.toml", 9},
+	{"secure", "tcp to 198.51.100.66:443", "dropped by line 5 of secure.toml (not this one)", 5},
+	{"secure", "tcp to host:443", "dropped by line 5 of secure.toml (not this one)", 5},
+	{"secure", "udp to host:53", "allowed: answered from the static table of 1 names, never forwarded", 0},
+	{"secure", "udp to 192.0.2.10:53", "dropped, no rule", 0},
+	{"secure", "tcp from host:53", "dropped, no rule", 0},
+	{"secure", "icmp to 203.0.113.1", "allowed by line 13 of secure.toml (the router)", 13},
+	{"secure", "icmp from 203.0.113.1", "dropped, no rule", 0},
+	{"secure", "other to 203.0.113.1", "dropped, no rule", 0},
+	{"secure", "tcp from 203.0.113.1:80", "allowed by line 17 of secure.toml", 17},
+	{"secure", "tcp to 203.0.113.1:80", "dropped, no rule", 0},
+
+	{"open", "udp to host:67", "allowed: the host's DHCP server", 0},
+	{"open", "tcp to host:67", "dropped, no rule", 0},
+	{"open", "udp to 192.0.2.1:67", "allowed by line 16 of open.toml", 16},
+	{"open", "tcp to host:53", "allowed: the host's resolver, which asks the world", 0},
+	{"open", "tcp from 203.0.113.9:22", "allowed, through the host's forwarded port", 0},
+	{"open", "tcp to 192.0.2.10:22", "dropped by line 4 of open.toml", 4},
+	{"open", "tcp from 203.0.113.9:23", "dropped by line 12 of open.toml", 12},
+	{"open", "tcp to 192.0.2.10:443", "dropped by line 4 of open.toml", 4},
+	{"open", "other to 192.0.2.10", "dropped by line 4 of open.toml", 4},
+	{"open", "udp to 192.0.2.1:443", "dropped by line 7 of open.toml", 7},
+	{"open", "other to 192.0.2.1", "allowed by line 16 of open.toml", 16},
+	{"open", "tcp to host:80", "dropped, no rule", 0},
+	{"open", "icmp to host", "allowed by line 18 of open.toml", 18},
+	{"open", "tcp to 169.254.169.254:80", "dropped: 169.254.169.254 is link-local, which is always closed", 0},
+	{"open", "udp to 224.0.0.251:5353", "dropped: 224.0.0.251 is multicast, which is always closed", 0},
+	{"open", "udp to 255.255.255.255:9", "dropped: 255.255.255.255 is reserved or broadcast, which is always closed", 0},
+	{"open", "tcp from 127.0.0.1:22", "dropped: 127.0.0.1 is loopback, which is always closed", 0},
+	{"open", "icmp to 0.0.0.0", "dropped: 0.0.0.0 is this network, which is always closed", 0},
+}
+
 func TestExplain(t *testing.T) {
 	files := map[string]string{"closed": "", "secure": explained, "open": opened}
-	for _, tt := range []struct {
-		policy, packet, why string
-		line                int
-	}{
-		{"closed", "tcp to 192.0.2.1:443", "dropped, no rule", 0},
-		{"closed", "udp to host:53", "dropped, no rule; dns is \"none\"", 0},
-		{"closed", "tcp to host:53", "dropped, no rule; dns is \"none\"", 0},
-		{"closed", "udp to host:67", "dropped, no rule; dhcp is off", 0},
-		{"closed", "tcp from 203.0.113.9:22", "dropped, no rule; ssh is off", 0},
-		{"closed", "other to 192.0.2.1", "dropped, no rule", 0},
-
-		{"secure", "tcp to data.example.org:443", "allowed by line 9 of secure.toml", 9},
-		{"secure", "tcp to 192.0.2.11:8010", "allowed by line 9 of secure.toml", 9},
-		{"secure", "tcp to 192.0.2.11:8011", "dropped, no rule", 0},
-		{"secure", "udp to 192.0.2.11:443", "dropped, no rule", 0},
-		{"secure", "tcp from 192.0.2.11:443", "dropped, no rule", 0},
-		{"secure", "tcp to 198.51.100.65:443", "allowed by line 9 of secure.toml", 9},
-		{"secure", "tcp to 198.51.100.66:443", "dropped by line 5 of secure.toml (not this one)", 5},
-		{"secure", "tcp to host:443", "dropped by line 5 of secure.toml (not this one)", 5},
-		{"secure", "udp to host:53", "allowed: answered from the static table of 1 names, never forwarded", 0},
-		{"secure", "udp to 192.0.2.10:53", "dropped, no rule", 0},
-		{"secure", "tcp from host:53", "dropped, no rule", 0},
-		{"secure", "icmp to 203.0.113.1", "allowed by line 13 of secure.toml (the router)", 13},
-		{"secure", "icmp from 203.0.113.1", "dropped, no rule", 0},
-		{"secure", "other to 203.0.113.1", "dropped, no rule", 0},
-		{"secure", "tcp from 203.0.113.1:80", "allowed by line 17 of secure.toml", 17},
-		{"secure", "tcp to 203.0.113.1:80", "dropped, no rule", 0},
-
-		{"open", "udp to host:67", "allowed: the host's DHCP server", 0},
-		{"open", "tcp to host:67", "dropped, no rule", 0},
-		{"open", "udp to 192.0.2.1:67", "allowed by line 16 of open.toml", 16},
-		{"open", "tcp to host:53", "allowed: the host's resolver, which asks the world", 0},
-		{"open", "tcp from 203.0.113.9:22", "allowed, through the host's forwarded port", 0},
-		{"open", "tcp to 192.0.2.10:22", "dropped by line 4 of open.toml", 4},
-		{"open", "tcp from 203.0.113.9:23", "dropped by line 12 of open.toml", 12},
-		{"open", "tcp to 192.0.2.10:443", "dropped by line 4 of open.toml", 4},
-		{"open", "other to 192.0.2.10", "dropped by line 4 of open.toml", 4},
-		{"open", "udp to 192.0.2.1:443", "dropped by line 7 of open.toml", 7},
-		{"open", "other to 192.0.2.1", "allowed by line 16 of open.toml", 16},
-		{"open", "tcp to host:80", "dropped, no rule", 0},
-		{"open", "icmp to host", "allowed by line 18 of open.toml", 18},
-		{"open", "tcp to 169.254.169.254:80", "dropped: 169.254.169.254 is link-local, which is always closed", 0},
-		{"open", "udp to 224.0.0.251:5353", "dropped: 224.0.0.251 is multicast, which is always closed", 0},
-		{"open", "udp to 255.255.255.255:9", "dropped: 255.255.255.255 is reserved or broadcast, which is always closed", 0},
-		{"open", "tcp from 127.0.0.1:22", "dropped: 127.0.0.1 is loopback, which is always closed", 0},
-		{"open", "icmp to 0.0.0.0", "dropped: 0.0.0.0 is this network, which is always closed", 0},
-	} {
+	for _, tt := range explanations {
 		t.Run(tt.policy+"/"+tt.packet, func(t *testing.T) {
 			p, err := policy.ParseTOML("dir/"+tt.policy+".toml", []byte(files[tt.policy]))
 			if err != nil {
