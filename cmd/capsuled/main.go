@@ -45,6 +45,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	if err := serve(ctx, c, stderr); err != nil {
 		fmt.Fprintln(stderr, "capsuled:", err)
+		if errors.Is(err, errConfig) {
+			return exitConfig
+		}
 		return 1
 	}
 	return 0

@@ -27,6 +27,7 @@ import (
 	"github.com/capsuled/capsuled/daemon/store"
 	"github.com/capsuled/capsuled/domain"
 	"github.com/capsuled/capsuled/firewall"
+	"github.com/capsuled/capsuled/firewall/policy"
 	"github.com/capsuled/capsuled/imagestore"
 	"github.com/capsuled/capsuled/systemd"
 )
@@ -176,13 +177,7 @@ func (h *house) daemon(ctx context.Context, c Config) (*daemon.Daemon, error) {
 	h.built(host.Close)
 	public := c.ResolvePublicIP()
 	policies := readPolicies(c.Policy.Dir, h.log)
-	first, err := policies()
-	if err != nil {
-		return nil, err
-	}
-	fence := firewallOptions(c, h.log, h.metrics)
-	fence.Policies = first
-	chains, err := firewall.New(fence)
+	chains, err := h.firewall(c, policies)
 	if err != nil {
 		return nil, err
 	}
@@ -206,7 +201,25 @@ func (h *house) daemon(ctx context.Context, c Config) (*daemon.Daemon, error) {
 	})
 }
 
-// firewallOptions are the same for the daemon and for -fence, so that the one finds the rules of the other in order.
+// errConfig marks what no restart heals, though it shows only when the configuration is put to use.
+var errConfig = errors.New("wrong configuration")
+
+// firewall builds the firewall with the policies that are there at the start.
+func (h *house) firewall(c Config, policies func() ([]policy.Policy, error)) (*firewall.Chains, error) {
+	first, err := policies()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errConfig, err)
+	}
+	opt := firewallOptions(c, h.log, h.metrics)
+	opt.Policies = first
+	chains, err := firewall.New(opt)
+	if errors.Is(err, firewall.ErrInvalid) { // such as a policy with more rules than the kernel shall walk
+		err = fmt.Errorf("%w: %w", errConfig, err)
+	}
+	return chains, err
+}
+
+// firewallOptions are the same for the daemon and for -fence, but for the policies.
 func firewallOptions(c Config, log *slog.Logger, r prometheus.Registerer) firewall.Options {
 	return firewall.Options{
 		Bridge: c.Network.Bridge, Subnet: c.Network.Subnet, PortLow: c.Network.Ports.Low, PortHigh: c.Network.Ports.High,
