@@ -51,9 +51,6 @@ var stepColumns = []column[wire.Step]{
 	{"NOTE", func(s wire.Step) string { return s.Note }},
 }
 
-// longestNote is how much of a note a table shows: what a guest answered can be long.
-const longestNote = 200
-
 // duration of an operation that has ended.
 func duration(op wire.Operation) string {
 	if op.Ended == nil {
@@ -111,7 +108,7 @@ func (a *app) operationShowCommand() *cobra.Command {
 				return err
 			}
 			fmt.Fprintln(a.out)
-			return printWide(a.out, stepColumns, op.Steps, longestNote)
+			return printWide(a.out, stepColumns, op.Steps, longText)
 		}),
 	}
 }

@@ -66,7 +66,7 @@ func (a *app) printPolicies(list wire.PolicyList) error {
 	if a.json {
 		return a.printJSON(list)
 	}
-	return printTable(a.out, policyColumns, list.Policies)
+	return printWide(a.out, policyColumns, list.Policies, longText)
 }
 
 func (a *app) policyReloadCommand() *cobra.Command {

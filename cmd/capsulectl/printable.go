@@ -66,8 +66,12 @@ type column[T any] struct {
 	text func(T) string
 }
 
-// widest is how many characters of a cell a table shows.
-const widest = 40
+// widest is how many characters of a cell a table shows; longText of one that ends its line and is read whole, such as
+// what a guest answered.
+const (
+	widest   = 40
+	longText = 200
+)
 
 // printTable prints a heading and a line for each row.
 func printTable[T any](w io.Writer, columns []column[T], rows []T) error {

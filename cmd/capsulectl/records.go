@@ -68,7 +68,7 @@ as a whole shows only when its newest hash is compared with one written down els
 		case a.json:
 			err = a.printJSON(list)
 		default:
-			err = printTable(a.out, recordColumns, list.Records)
+			err = printWide(a.out, recordColumns, list.Records, longText)
 		}
 		if err != nil || !verify {
 			return err
