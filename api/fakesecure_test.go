@@ -21,9 +21,9 @@ func (f *fakeDaemon) SwitchCapsule(ctx context.Context, c daemon.Caller, id stri
 	if found := f.copyOf(id); found != nil && found.State == daemon.Running && found.Mode == mode {
 		return daemon.Operation{}, &daemon.Error{Code: daemon.Conflict, Message: "the capsule is in mode " + string(mode) + " already"}
 	}
-	kind, pending := "enter", daemon.State("SWITCH_TO_SECURE_PENDING")
+	kind, pending := "enter", daemon.SwitchToSecurePending
 	if mode == daemon.Maintenance {
-		kind, pending = "leave", "SWITCH_TO_MAINTENANCE_PENDING"
+		kind, pending = "leave", daemon.SwitchToMaintenancePending
 	}
 	return f.act(ctx, c, id, kind, daemon.Running, pending)
 }
