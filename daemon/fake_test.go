@@ -271,6 +271,7 @@ func (m *machine) Drop(ctx context.Context, tap string) error {
 		}
 		delete(m.bindings, tap)
 		delete(m.wanted, tap)
+		delete(m.flushed, tap)
 		return nil
 	})
 }

@@ -150,13 +150,13 @@ func (d *Daemon) ResumeCapsule(ctx context.Context, c Caller, id string) (op Ope
 	}
 	looking, cancel := context.WithTimeout(ctx, observeLimit)
 	defer cancel()
-	o, err := d.domains.ObserveOne(looking, domain.ID(id))
+	seen, err := d.domains.Inspect(looking, domain.ID(id))
 	if err != nil && !errors.Is(err, domain.ErrNotFound) {
 		return op, err
 	}
-	if o.State != domain.Running && o.State != domain.Paused {
+	if !slices.Equal(serials(seen.Live), attached[capsule.Mode]) { // it is not where it was any more
 		if kind = opLeave; capsule.CleanPoint == "" {
-			return op, errorf(Conflict, "capsule %s has no process and no clean point to go back to: stop it, then launch it", id)
+			return op, errorf(Conflict, "capsule %s has no clean point to go back to: stop it, then launch it", id)
 		}
 	}
 	return d.askWith(ctx, c, kind, id, "")

@@ -75,3 +75,229 @@ func TestRoundTrip(t *testing.T) {
 		t.Errorf("proof %+v, %v", p, err)
 	}
 }
+
+// faultAt fails every call of one name.
+func (m *machine) faultAt(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fault = func(_ int, call string) fault {
+		if call == name {
+			return errBefore
+		}
+		return none
+	}
+}
+
+// TestFailedEnter: wherever entering fails, the capsule runs on in maintenance mode and can be asked again.
+func TestFailedEnter(t *testing.T) {
+	for _, call := range []string{"Checkpoint", "PrepareCleanPoint", "Attach", "Quiet", "Disconnect", "SetPassword"} {
+		t.Run(call, func(t *testing.T) {
+			b := newBench(t, nil)
+			id := b.launched()
+			b.machine.faultAt(call)
+			op := b.wait(b.SwitchCapsule(t.Context(), alice, id, daemon.Secure, false))
+			if op.State != daemon.OperationFailed || op.Cause == "" {
+				t.Fatalf("%s: %s", op.State, op.Cause)
+			}
+			b.machine.well()
+			c := b.show(id)
+			if c.State != daemon.Running || c.Mode != daemon.Maintenance {
+				if call == "Quiet" { // it fails the way back too: then the capsule is held
+					b.resumed(id)
+					return
+				}
+				t.Fatalf("%s in %s: %s", c.State, c.Mode, c.Cause)
+			}
+			if !strings.Contains(c.Cause, "enter") || c.Observed != "running" {
+				t.Errorf("%s, %q", c.Observed, c.Cause)
+			}
+			b.settled()
+			b.succeed(b.SwitchCapsule(t.Context(), alice, id, daemon.Secure, false))
+			b.settled()
+		})
+	}
+}
+
+// resumed brings a held capsule back to maintenance.
+func (b *bench) resumed(id string) {
+	b.t.Helper()
+	if c := b.show(id); c.State != daemon.Failed || c.Mode == daemon.NotDefined {
+		b.t.Fatalf("%s in %s is not held", c.State, c.Mode)
+	}
+	b.succeed(b.ResumeCapsule(b.t.Context(), root, id))
+	b.settled()
+}
+
+// TestFailedLeave: a capsule whose way out fails is closed and does not run, and goes back when it is asked again.
+func TestFailedLeave(t *testing.T) {
+	for _, call := range []string{"Restore", "DropOverlay", "DropSerialLog"} {
+		t.Run(call, func(t *testing.T) {
+			b := newBench(t, nil)
+			id := b.secured()
+			b.machine.faultAt(call)
+			op := b.wait(b.SwitchCapsule(t.Context(), alice, id, daemon.Maintenance, false))
+			if op.State != daemon.OperationFailed {
+				t.Fatal(op.State)
+			}
+			b.machine.well()
+			if c := b.show(id); c.State != daemon.Failed || c.Mode != daemon.Secure || c.Observed == "running" {
+				t.Fatalf("%s in %s, %s", c.State, c.Mode, c.Observed)
+			}
+			b.resumed(id)
+			if c := b.show(id); c.State != daemon.Running || c.Mode != daemon.Maintenance {
+				t.Errorf("%s in %s", c.State, c.Mode)
+			}
+		})
+	}
+}
+
+// TestLostCleanPoint: when there is nothing to go back to, the capsule is stopped and starts from its disk.
+func TestLostCleanPoint(t *testing.T) {
+	b := newBench(t, nil)
+	id := b.secured()
+	b.machine.mu.Lock()
+	b.machine.point(id).ram = nil
+	b.machine.mu.Unlock()
+	op := b.wait(b.SwitchCapsule(t.Context(), alice, id, daemon.Maintenance, false))
+	if op.State != daemon.OperationFailed || !strings.Contains(op.Cause, "stop the capsule") {
+		t.Fatalf("%s: %s", op.State, op.Cause)
+	}
+	b.succeed(b.StopCapsule(t.Context(), alice, id))
+	b.settled()
+	b.succeed(b.LaunchCapsule(t.Context(), alice, id))
+	b.settled()
+}
+
+// TestHeld: what the verifier cannot prove is closed and paused, and goes on where it was once it can be proved.
+func TestHeld(t *testing.T) {
+	b := newBench(t, nil)
+	id := b.secured()
+	b.hold(id)
+	if c := b.show(id); c.Mode != daemon.Secure || c.Observed != "paused" {
+		t.Fatalf("in %s, %s", c.Mode, c.Observed)
+	}
+	b.machine.mu.Lock()
+	if p := b.machine.bindings["cap-"+id[:8]].Policy; p != "" {
+		t.Errorf("held under policy %q", p)
+	}
+	b.machine.domains[domain.ID(id)].state = domain.Running // somebody resumes it
+	b.machine.mu.Unlock()
+	b.machine.events <- domain.Event{ID: domain.ID(id)}
+	b.until(func() bool { return b.show(id).Observed == "paused" })
+	b.idle()
+	if _, err := b.SwitchCapsule(t.Context(), alice, id, daemon.Secure, false); code(err) != daemon.Conflict {
+		t.Errorf("a held capsule enters: %v", err)
+	}
+	if _, err := b.ResumeCapsule(t.Context(), alice, id); code(err) != daemon.Forbidden {
+		t.Errorf("a member takes a capsule that could not be proved safe back to secure mode: %v", err)
+	}
+	b.succeed(b.ResumeCapsule(t.Context(), root, id))
+	if c := b.show(id); c.State != daemon.Running || c.Mode != daemon.Secure || c.Observed != "running" {
+		t.Fatalf("%s in %s, %s", c.State, c.Mode, c.Observed)
+	}
+	b.settled()
+}
+
+// TestUnmendableFirewall: rules that cannot be put back pause who depends on them.
+func TestUnmendableFirewall(t *testing.T) {
+	b := newBench(t, nil)
+	id := b.secured()
+	b.machine.mu.Lock()
+	b.machine.flushed["cap-"+id[:8]] = true
+	b.machine.mu.Unlock()
+	b.machine.faultAt("Apply")
+	b.until(func() bool { return b.show(id).State == daemon.Failed })
+	b.machine.well()
+	b.idle()
+	if c := b.show(id); c.Observed != "paused" || !strings.Contains(c.Cause, "firewall") {
+		t.Fatalf("%s, %q", c.Observed, c.Cause)
+	}
+	b.succeed(b.ResumeCapsule(t.Context(), root, id))
+	b.settled()
+}
+
+// TestMuteGuest: a guest that answers nothing is told of and changes nothing.
+func TestMuteGuest(t *testing.T) {
+	b := newBench(t, nil)
+	id := b.launched()
+	b.machine.mute = true
+	b.succeed(b.SwitchCapsule(t.Context(), alice, id, daemon.Secure, false))
+	if c := b.show(id); c.Mode != daemon.Secure || !strings.Contains(c.Cause, "did not mount") {
+		t.Errorf("in %s: %q", c.Mode, c.Cause)
+	}
+	b.succeed(b.SwitchCapsule(t.Context(), alice, id, daemon.Maintenance, false))
+	if c := b.show(id); c.Mode != daemon.Maintenance || !strings.Contains(c.Cause, "clock") {
+		t.Errorf("in %s: %q", c.Mode, c.Cause)
+	}
+	b.settled()
+}
+
+// TestPolicyFollows: type, review and reload change the policy of a capsule in secure mode at once.
+func TestPolicyFollows(t *testing.T) {
+	b := newBench(t, nil)
+	id := b.secured()
+	inForce := func(want string) {
+		t.Helper()
+		b.machine.mu.Lock()
+		defer b.machine.mu.Unlock()
+		if p := b.machine.bindings["cap-"+id[:8]].Policy; p != want {
+			t.Errorf("policy %q, want %q", p, want)
+		}
+	}
+	inForce("secure")
+	if err := b.SetCapsuleType(t.Context(), alice, id, daemon.ResearchFull); code(err) != daemon.Forbidden {
+		t.Errorf("a member changes the type: %v", err)
+	}
+	if err := b.SetCapsuleType(t.Context(), root, id, daemon.ResearchFull); err != nil {
+		t.Fatal(err)
+	}
+	inForce("secure-full")
+	if err := b.SetCapsuleType(t.Context(), root, id, daemon.Demo); err != nil {
+		t.Fatal(err)
+	}
+	inForce("secure")
+	b.succeed(b.SwitchCapsule(t.Context(), alice, id, daemon.Maintenance, false))
+	inForce("maintenance")
+	if _, err := b.SwitchCapsule(t.Context(), alice, id, daemon.Secure, true); code(err) != daemon.Forbidden {
+		t.Errorf("a member reviews: %v", err)
+	}
+	b.succeed(b.SwitchCapsule(t.Context(), root, id, daemon.Secure, true))
+	inForce("secure-admin")
+	b.kill()
+	b.start()
+	inForce("secure-admin")
+	b.succeed(b.SwitchCapsule(t.Context(), alice, id, daemon.Maintenance, false))
+	b.succeed(b.SwitchCapsule(t.Context(), alice, id, daemon.Secure, false))
+	inForce("secure")
+	b.settled()
+}
+
+// TestSwitchRefusals: what cannot be switched is refused in words, and nothing is begun.
+func TestSwitchRefusals(t *testing.T) {
+	b := newBench(t, nil)
+	id := b.create(alice, b.image())
+	refuse := func(c daemon.Caller, mode daemon.Mode, want daemon.Code, words string) {
+		t.Helper()
+		_, err := b.SwitchCapsule(t.Context(), c, id, mode, false)
+		if code(err) != want || !strings.Contains(err.Error(), words) {
+			t.Errorf("to %s: %v, want %s with %q", mode, err, want, words)
+		}
+	}
+	refuse(alice, daemon.Secure, daemon.Conflict, "needs it to be RUNNING")
+	refuse(bob, daemon.Secure, daemon.NotFound, "no capsule")
+	refuse(alice, "BOTH", daemon.Invalid, "must be MAINTENANCE or SECURE")
+	b.succeed(b.LaunchCapsule(t.Context(), alice, id))
+	refuse(alice, daemon.Maintenance, daemon.Conflict, "needs it to be in SECURE")
+	b.succeed(b.SwitchCapsule(t.Context(), alice, id, daemon.Secure, false))
+	refuse(alice, daemon.Secure, daemon.Conflict, "needs it to be in MAINTENANCE")
+	if _, err := b.ResumeCapsule(t.Context(), root, id); code(err) != daemon.Conflict {
+		t.Errorf("a capsule that is not held is resumed: %v", err)
+	}
+	if _, err := b.Prove(t.Context(), bob, id); code(err) != daemon.NotFound {
+		t.Errorf("a stranger gets a proof: %v", err)
+	}
+	if _, err := b.ShowPolicy(t.Context(), alice, id); code(err) != daemon.Forbidden {
+		t.Errorf("a member sees the rules: %v", err)
+	}
+	b.settled()
+}
