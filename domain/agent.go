@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"libvirt.org/go/libvirt"
@@ -122,6 +123,11 @@ func (h *Host) askAgentFor(ctx context.Context, id ID, r request, f func(*libvir
 			return struct{}{}, err
 		}
 		defer d.Free()
+		if active, err := d.IsActive(); err != nil {
+			return struct{}{}, err
+		} else if !active {
+			return struct{}{}, errOff
+		}
 		return struct{}{}, f(d)
 	})
 	if err == nil {
@@ -133,10 +139,23 @@ func (h *Host) askAgentFor(ctx context.Context, id ID, r request, f func(*libvir
 	}
 	if sentinel := h.agentClass(err); sentinel != nil {
 		// The text may be the guest's: it is quoted and cut, and the error that holds it raw is not passed on.
-		return fmt.Errorf("domain: %s: %w: %s", what, sentinel, strconv.QuoteToASCII(cut(err.Error())))
+		return fmt.Errorf("domain: %s: %w: %s", what, sentinel, quoted(err))
 	}
 	return wrap(what, err)
 }
+
+// quoted is an error's text, printable and of bounded length.
+func quoted(err error) string {
+	const most = 200
+	text := err.Error()
+	if len(text) > most {
+		text = text[:most] + "..."
+	}
+	return strconv.QuoteToASCII(text)
+}
+
+// refusal is how libvirt begins to report an error that the agent itself answered with; it has no code for that.
+const refusal = "unable to execute QEMU agent command"
 
 // agentClass tells what a guest did, or left undone, from what libvirt or the caller did: nil for the latter.
 func (h *Host) agentClass(err error) error {
@@ -147,15 +166,16 @@ func (h *Host) agentClass(err error) error {
 	if !ok {
 		return nil
 	}
-	switch {
+	switch c := class(err); {
 	case lv.Code == libvirt.ERR_RPC && h.Connected() == nil:
 		return ErrUnresponsive // an answer too long for libvirt's protocol
 	case lv.Code == libvirt.ERR_OPERATION_TIMEOUT:
 		return ErrUnresponsive // the agent was busy for 30 s
-	case lv.Code == libvirt.ERR_INTERNAL_ERROR:
-		return ErrRefused // the agent's own errors come under this code
-	}
-	if c := class(err); c == ErrUnresponsive || c == ErrRefused {
+	case lv.Code == libvirt.ERR_INTERNAL_ERROR && strings.Contains(lv.Message, refusal):
+		return ErrRefused
+	case c == nil:
+		return ErrUnresponsive // what it sent makes no sense to libvirt, or is too much
+	case c == ErrUnresponsive || c == ErrRefused:
 		return c
 	}
 	return nil

@@ -10,6 +10,11 @@
 // it is neither reported nor touched. The package writes no firewall rule, touches no disk content, and stores
 // nothing: what is wanted lives with the owner, what is lives in libvirt.
 //
+// A domain can be taken back to a clean point: [Host.Checkpoint] saves its RAM and freezes its first disk at one
+// instant, [Host.Restore] starts it from there, on the devices of its spec and no others. [Host.Inspect] names
+// everything that a domain has, known or not. What is asked of a guest through its agent is a short list of commands
+// (agent.go); what it answers is its own word.
+//
 // All methods are safe for concurrent use; the owner sees to it that one domain has one operation at a time.
 // Calls into libvirt are cgo calls that cannot be interrupted: a method whose context ends returns at once with
 // ErrUnavailable and the context's error, while the call itself may still finish. Each call has a connection of
