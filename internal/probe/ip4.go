@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/binary"
+	"hash/crc32"
 	"net/netip"
 )
 
@@ -15,18 +16,19 @@ type datagram struct {
 	flags        uint8  // of TCP
 	options      []byte // of IP; a multiple of 4 bytes
 	pieces       string
+	id           uint16 // of the datagram: its pieces have it in common, and no others
 }
 
-// ip4Frames is an IPv4 datagram of any protocol (proto=), whole or in pieces=: "first" is a first fragment whose rest
-// never comes, "rest" a later one that nothing came before, "tiny" cuts within the transport header, "overlap" says
-// the ports twice, differently (RFC 1858).
+// ip4Frames is an IPv4 datagram of any protocol (proto=), whole or in pieces=: "first" is a first piece whose rest never
+// comes, "rest" a later one that nothing came before, "tiny" has 8 bytes in the first, which cuts a TCP header, and
+// "overlap" says 8 bytes twice (RFC 1858).
 func ip4Frames(mark string, a *arguments) builder {
 	a.need("dst")
 	d := datagram{
 		ends: readEnds(a), src: a.address("src"), dst: a.address("dst"), proto: uint8(a.number("proto", 8)),
 		sport: uint16(a.number("sport", 16)), dport: uint16(a.number("dport", 16)),
 		kind: uint8(a.number("kind", 8)), flags: uint8(a.number("flags", 8)),
-		options: a.bytes("options"), pieces: a.choice("pieces", "whole", "first", "rest", "tiny", "overlap"),
+		options: a.bytes("options"), id: identify(mark), pieces: a.choice("pieces", "whole", "first", "rest", "tiny", "overlap"),
 	}
 	if d.sport == 0 {
 		d.sport = 5000
@@ -42,6 +44,8 @@ func ip4Frames(mark string, a *arguments) builder {
 		return d.frames(n, d.transport(mark))
 	}
 }
+
+func identify(mark string) uint16 { return uint16(crc32.ChecksumIEEE([]byte(mark))) }
 
 // transport is what the datagram carries.
 func (d datagram) transport(mark string) []byte {
@@ -93,10 +97,8 @@ func (d datagram) frames(n *nic, body []byte) [][]byte {
 		return [][]byte{d.frame(n, 3, body)}
 	case "tiny":
 		return [][]byte{d.frame(n, more, body[:8]), d.frame(n, 1, body[8:])}
-	case "overlap": // the second begins where the first did not end, and says other ports
-		other := append([]byte{}, body...)
-		other[3] ^= 0xff
-		return [][]byte{d.frame(n, more, padded(body)), d.frame(n, 1, body[8:]), d.frame(n, 0, other)}
+	case "overlap":
+		return [][]byte{d.frame(n, 1, body[8:]), d.frame(n, more, padded(body)[:16])}
 	}
 	return [][]byte{d.frame(n, 0, body)}
 }
@@ -110,7 +112,7 @@ func padded(b []byte) []byte {
 func (d datagram) frame(n *nic, place uint16, body []byte) []byte {
 	h := []byte{0x45 + byte(len(d.options)/4), 0}
 	h = binary.BigEndian.AppendUint16(h, uint16(20+len(d.options)+len(body)))
-	h = append(h, 0x70, 0x72)
+	h = binary.BigEndian.AppendUint16(h, d.id)
 	h = binary.BigEndian.AppendUint16(h, place)
 	h = append(h, 64, d.proto, 0, 0)
 	h = append(append(h, d.src.AsSlice()...), d.dst.AsSlice()...)

@@ -80,7 +80,7 @@ func ping(mark string, a *arguments) func(*nic) (string, error) {
 			if err != nil {
 				return "", err
 			}
-			head := int(answer[0]&15) * 4 // a raw socket gets the header too (raw(7))
+			head := int(answer[0]&15) * 4                                                    // a raw socket gets the header too (raw(7))
 			if n > head && answer[head] == 0 && strings.Contains(string(answer[:n]), mark) { // echo reply
 				return "answered", nil
 			}
