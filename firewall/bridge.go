@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/capsuled/capsuled/firewall/policy"
 )
 
 // bridgeTable is the one nftables table of ours.
@@ -89,16 +91,27 @@ func (o Options) bridgeParts() []nftChain {
 			`goto refused_to`,
 		}},
 		{"arp_gateway_to", []string{`arp saddr ip != ` + gw + ` goto refused_to`, `goto arp_to`}},
-		// What is never beyond the host: its own network, link-local addresses (the metadata service of a rented
-		// host), and groups.
-		{"beyond_from", []string{
-			`ip daddr ` + subnet + ` goto refused_from`,
-			`ip daddr 169.254.0.0/16 goto refused_from`,
-			`ip daddr 224.0.0.0/4 goto refused_from`,
-			`ip daddr 255.255.255.255 goto refused_from`,
+		// What dnsmasq may be told. The rules look into the datagram: what is in pieces could show them another one
+		// than dnsmasq gets.
+		{"dhcp_from", []string{
+			`ip frag-off & 8192 != 0 udp dport 67 goto refused_from`,
+			`udp sport 67 goto refused_from`,
+			`udp dport 68 goto refused_from`,
+			`udp dport 67 iifname . @th,288,48 != @chaddrs goto refused_from`,
+			`ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 goto admit`,
 		}},
-		{"beyond_to", []string{`ip saddr ` + subnet + ` goto refused_to`, `ip saddr 169.254.0.0/16 goto refused_to`}},
+		{"beyond_from", neverBeyond("ip daddr ", subnet, refusedFrom)},
+		{"beyond_to", neverBeyond("ip saddr ", subnet, refusedTo)},
 	}
+}
+
+// neverBeyond refuse what is not beyond the host: other bindings, and what no policy opens.
+func neverBeyond(address, subnet, verdict string) []string {
+	lines := []string{address + subnet + verdict}
+	for _, p := range policy.Closed {
+		lines = append(lines, address+p.String()+verdict)
+	}
+	return lines
 }
 
 // bridgeChains are all chains of the table; a chain stands before those that go to it.

@@ -44,13 +44,21 @@ var (
 	counters = regexp.MustCompile(`\[\d+:\d+\]`)
 )
 
-// kernel is the text of all rules of the host, ours and others', without dates and counters.
+// kernel is the text of all rules of the host, ours and others', without dates and counters. The chains of a table of
+// nft are put in order: in a listing they stand as they were made.
 func kernel(t fatal, ctx context.Context) string {
 	t.Helper()
 	text := run(t, ctx, "iptables-save") + run(t, ctx, "ip6tables-save")
 	for _, table := range strings.Split(strings.TrimSpace(run(t, ctx, "nft", "list", "tables", "bridge")), "\n") {
 		if table != "" {
-			text += run(t, ctx, append([]string{"nft", "--stateless", "list"}, strings.Fields(table)...)...)
+			list := run(t, ctx, append([]string{"nft", "--stateless", "list"}, strings.Fields(table)...)...)
+			head, body, _ := strings.Cut(strings.TrimSuffix(list, "}\n"), "\n")
+			blocks := strings.Split(strings.TrimSpace(body), "\n\n")
+			for i := range blocks {
+				blocks[i] = strings.TrimSpace(blocks[i])
+			}
+			slices.Sort(blocks)
+			text += head + "\n" + strings.Join(blocks, "\n\n") + "\n}\n"
 		}
 	}
 	return counters.ReplaceAllString(comments.ReplaceAllString(text, ""), "")

@@ -138,13 +138,9 @@ func (c *Chains) change(ctx context.Context, have state, before wanted) error {
 			hold.shut(tap)
 		}
 	}
-	rules, blocks := c.opt.compileIP4(c.want), c.opt.wantedBlocks(c.want.policies)
+	rules := c.opt.compileIP4(c.want)
 	c.altered(hold, have, rules, before)
-	text := elementText(have.bridge.elements, hold)
-	if !have.bridge.sameRules(blocks) {
-		text = c.opt.bridgeText(hold, c.want.policies)
-	}
-	if err := loadBridge(ctx, text); err != nil {
+	if err := loadBridge(ctx, c.opt.bridgeChange(have.bridge, hold, c.want.policies)); err != nil {
 		return err
 	}
 	if err := ip6.load(ctx, restoreText(have.ip6, c.opt.compileIP6())); err != nil {

@@ -5,6 +5,8 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+
+	"github.com/capsuled/capsuled/firewall/policy"
 )
 
 // chainPrefix begins the name of every chain of ours, and of none of others'. What follows it is upper case
@@ -139,20 +141,22 @@ func (o Options) baseFilter() chainSet {
 			invalid,
 			"-g " + trees[0].top(),
 		},
-		chainPrefix + "OUT": {
-			invalid,
-			// Link-local addresses are never forwarded (RFC 3927, section 2.6.2): on a rented host this is
-			// the metadata service, which would hand the host's own credentials to a capsule.
-			"-d 169.254.0.0/16 -j DROP",
-			"-d 224.0.0.0/4 -j DROP",
-			"-g " + trees[1].top(),
-		},
-		chainPrefix + "IN": {invalid, "-s 169.254.0.0/16 -j DROP", "-g " + trees[2].top()},
+		chainPrefix + "OUT": closedPeers("-d", invalid, trees[1].top()),
+		chainPrefix + "IN":  closedPeers("-s", invalid, trees[2].top()),
 		chainPrefix + "REPLY": {
 			"-s " + gw + " -d " + everyone + " -p udp -m udp --sport 67 --dport 68 -j ACCEPT",
 			"-g " + trees[2].top(),
 		},
 	}
+}
+
+// closedPeers goes to a tree with all but what no policy opens.
+func closedPeers(flag, first, top string) []string {
+	rules := []string{first}
+	for _, p := range policy.Closed {
+		rules = append(rules, flag+" "+p.String()+" -j DROP")
+	}
+	return append(rules, "-g "+top)
 }
 
 // baseNAT forwards ports of the host's own addresses and hides the subnet behind them.

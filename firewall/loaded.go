@@ -125,11 +125,11 @@ func validateRule(r policy.Rule) error {
 	return nil
 }
 
-// anywhere says whether a policy allows its bindings to begin something with the world at large. What is said of
-// one that does not can be narrow.
+// anywhere says whether a policy allows anything about the world at large. What is said of one that does not can be
+// narrow.
 func anywhere(p policy.Policy) bool {
 	return slices.ContainsFunc(p.Rules, func(r policy.Rule) bool {
-		return !r.Deny && r.Direction == policy.Out && !r.Host && len(r.Peers) == 0
+		return !r.Deny && !r.Host && len(r.Peers) == 0
 	})
 }
 

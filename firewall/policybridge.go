@@ -27,6 +27,9 @@ const (
 	continues = "tcp flags != syn / fin,syn,rst,ack"
 )
 
+// icmpErrors are what routers and peers say about connections (RFC 792).
+const icmpErrors = "icmp type { destination-unreachable, time-exceeded, parameter-problem }"
+
 // bridgeName is the name of a policy's chain of the kind p (all), a (answers of others) or h (answers of the host),
 // for frames "from" or "to" the tap. A policy's name has no underscore, so no two policies share a chain.
 func bridgeName(kind, name, way string) string {
@@ -57,6 +60,9 @@ func (o Options) policyBridge(p policy.Policy) []nftChain {
 	from := append(o.framesFrom(p), part("h", "from", policy.In, true)...)
 	from = append(from, o.bridgeRules(p, policy.Out, true, false)...)
 	from = append(from, "jump beyond_from")
+	if anywhere(p) && !open(p) {
+		from = append(from, icmpErrors+admit)
+	}
 	from = append(from, part("a", "from", policy.In, false)...)
 	from = append(from, o.bridgeRules(p, policy.Out, false, false)...)
 	from = append(from, strings.TrimSpace(refusedFrom))
@@ -88,13 +94,7 @@ func (o Options) framesFrom(p policy.Policy) []string {
 		"ether type != ip" + refusedFrom,
 	}
 	if p.DHCP {
-		lines = append(lines,
-			// The next rules look into the datagram: what is in pieces could show them another one than dnsmasq gets.
-			"ip frag-off & 8192 != 0 udp dport 67"+refusedFrom,
-			"udp sport 67"+refusedFrom,
-			"udp dport 68"+refusedFrom,
-			"udp dport 67 iifname . @th,288,48 != @chaddrs"+refusedFrom,
-			"ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67"+admit)
+		lines = append(lines, "ip daddr { "+o.gateway().String()+", 255.255.255.255 } jump dhcp_from")
 	}
 	lines = append(lines, "iifname . ether saddr . ip saddr != @addrs"+refusedFrom)
 	if p.DHCP {
@@ -136,7 +136,7 @@ func (o Options) framesTo(p policy.Policy) []string {
 		lines = append(lines, "tcp dport 22 accept")
 	}
 	if anywhere(p) {
-		lines = append(lines, "icmp type { destination-unreachable, time-exceeded, parameter-problem } accept")
+		lines = append(lines, icmpErrors+" accept")
 	}
 	switch p.DNS {
 	case policy.Forward:

@@ -30,6 +30,10 @@ const answer = " -m conntrack --ctstate ESTABLISHED --ctdir REPLY"
 // forwardedAnswer matches those of connections to the forwarded port of ssh.
 const forwardedAnswer = "-p tcp -m tcp --sport 22" + answer + " -m conntrack --ctstate DNAT -j ACCEPT"
 
+// errorsOfOthers lets errors of ICMP about connections through. They come from machines that nobody listed, so they
+// are for policies that list none.
+const errorsOfOthers = "-p icmp -m conntrack --ctstate RELATED -j ACCEPT"
+
 // policyChain is the beginning of the names of a policy's chains in the filter table. A name of at most 15 bytes is
 // told in full (iptables takes 28 bytes for a chain).
 func policyChain(name string) string {
@@ -99,6 +103,9 @@ func (o Options) filterOut(p policy.Policy) []string {
 	if p.SSH && !open(p) {
 		rules = append(rules, forwardedAnswer)
 	}
+	if anywhere(p) && !open(p) {
+		rules = append(rules, errorsOfOthers)
+	}
 	rules = append(rules, o.filterRules(p, policy.In, false, true)...)
 	if begins := o.filterRules(p, policy.Out, false, false); len(begins) > 0 {
 		rules = append(append(rules, crowded), begins...)
@@ -113,7 +120,7 @@ func (o Options) filterIn(p policy.Policy) []string {
 	case open(p):
 		rules = append(rules, "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT")
 	case anywhere(p):
-		rules = append(rules, "-p icmp -m conntrack --ctstate RELATED -j ACCEPT")
+		rules = append(rules, errorsOfOthers)
 	}
 	if p.DHCP {
 		rules = append(rules, gw+"-p udp -m udp --sport 67 --dport 68 -j ACCEPT")
