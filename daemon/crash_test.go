@@ -221,6 +221,11 @@ func (b *bench) recover() {
 		if c.Cause == "" {
 			b.t.Errorf("%s is in ERROR without a cause", c.ID)
 		}
+		if c.Mode != daemon.NotDefined { // held: it may go on where it was, or from its clean point
+			if op, err := b.ResumeCapsule(b.t.Context(), root, c.ID); err == nil && b.wait(op, nil).State == daemon.OperationSucceeded {
+				continue
+			}
+		}
 		b.succeed(b.free(func(ctx context.Context, who daemon.Caller, id string) (daemon.Operation, error) {
 			op, err := b.StopCapsule(ctx, who, id)
 			if err != nil {

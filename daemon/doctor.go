@@ -91,7 +91,11 @@ func (d *Daemon) checkChain(ctx context.Context) Finding {
 	case fault != "":
 		return Finding{Name: "records of switches", Detail: fault, Advice: "somebody changed capsuled.db: compare it with a backup, and the hashes with the log"}
 	}
-	return Finding{Name: "records of switches", OK: true, Detail: fmt.Sprintf("%d, the newest is %.12s", length, head)}
+	detail := "none yet"
+	if length > 0 {
+		detail = fmt.Sprintf("%d, the newest is %.12s", length, head)
+	}
+	return Finding{Name: "records of switches", OK: true, Detail: detail}
 }
 
 func (d *Daemon) checkHeldCapsules(ctx context.Context) Finding {

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,7 +29,7 @@ func (p Proof) err(what string) error {
 	if len(failed) == 0 {
 		return errorf(Unavailable, "%s: %s", what, strings.Join(unknown, "; "))
 	}
-	return errorf(Internal, "%s: %s", what, strings.Join(failed, "; "))
+	return errorf(Conflict, "%s: %s", what, strings.Join(failed, "; "))
 }
 
 // examination gathers what is looked at.
@@ -50,7 +51,7 @@ func (e *examination) unknown(promise, what string, err error) {
 // the record, or firewall.Closed. It changes nothing, and believes no record but for what should be.
 func (d *Daemon) examine(ctx context.Context, c store.Capsule, policy string) Proof {
 	e := &examination{c: c, policy: policy}
-	e.Capsule, e.At, e.State, e.Mode, e.Policy, e.CleanPoint = c.ID, time.Now(), c.State, c.Mode, policy, c.CleanPoint
+	e.Capsule, e.At, e.State, e.Mode, e.Policy, e.CleanPoint = c.ID, time.Now(), c.State, c.Mode, policyWord(policy), c.CleanPoint
 	d.examineFence(ctx, e)
 	there, err := d.files.CleanPoint(ctx, c.ID)
 	if errors.Is(err, imagestore.ErrNotFound) && !c.Provisioned {
@@ -90,10 +91,7 @@ func (d *Daemon) examineFence(ctx context.Context, e *examination) {
 		return
 	}
 	e.RulesHash, e.denied = ev.Hash, ev.Denied.Packets
-	name := ev.Policy
-	if name == firewall.Closed {
-		name = "closed"
-	}
+	name := policyWord(ev.Policy)
 	e.check("P1", what, len(ev.Differences) == 0, "%s", found(ev.Differences, fmt.Sprintf("as policy %s has them (sha256 %.12s)", name, ev.Hash)))
 	e.check("P1", "policy in force", ev.Policy == e.policy, "%s", name)
 	if e.c.Mode == Secure {
@@ -110,6 +108,9 @@ func (d *Daemon) fit(policy string) bool {
 	return ok && p.Secure
 }
 
+// policyWord is a policy's name for people.
+func policyWord(policy string) string { return cmp.Or(policy, "closed") }
+
 func found(faults []string, well string) string {
 	if len(faults) == 0 {
 		return well
@@ -120,8 +121,11 @@ func found(faults []string, well string) string {
 // examineDomain looks at what libvirt has, live and defined.
 func (d *Daemon) examineDomain(e *examination, seen domain.Inspection, there imagestore.CleanPoint, known bool) {
 	e.DomainHash, e.running = seen.LiveHash, seen.Live != nil
-	runs := e.c.State == Running
-	e.check("P3", "domain in libvirt", e.running == runs, "%s", words[seen.State])
+	well := e.running == (e.c.State == Running)
+	if held(e.c) {
+		well = seen.State == domain.Paused || seen.State == domain.Off
+	}
+	e.check("P3", "domain in libvirt", well, "%s", words[seen.State])
 	e.check("P3", "disks of the definition", slices.Equal(serials(seen.Defined), attached[Maintenance]), "%v", serials(seen.Defined))
 	if seen.Defined != nil {
 		e.check("P3", "other devices of the definition", len(seen.Defined.Foreign) == 0, "%s", found(seen.Defined.Foreign, "none"))
@@ -129,7 +133,7 @@ func (d *Daemon) examineDomain(e *examination, seen domain.Inspection, there ima
 	e.check("P2", "saved states and snapshots in libvirt", !seen.HasManagedSave && !seen.HasSnapshots,
 		"managed save %s, snapshots %s", yes(seen.HasManagedSave), yes(seen.HasSnapshots))
 	if seen.Live == nil {
-		if known {
+		if known && !held(e.c) {
 			e.check("P2", "overlay of secure mode", !there.HaveOverlay, "%s", yes(there.HaveOverlay))
 		}
 		return

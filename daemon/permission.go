@@ -69,5 +69,5 @@ func (d *Daemon) may(tx *store.Tx, c Caller, kind, id string) (store.Capsule, er
 	if c.admin() || s.full && slices.Contains(allowed[kind], s.member.Role) {
 		return capsule, nil
 	}
-	return capsule, errorf(Forbidden, "your role in capsule %s does not allow %s", id, kind)
+	return capsule, errorf(Forbidden, "your role in capsule %s does not allow %s", id, spoken(kind))
 }

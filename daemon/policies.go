@@ -128,7 +128,7 @@ func (d *Daemon) ShowPolicy(ctx context.Context, c Caller, id string) (PolicyVie
 	v.Kernel, v.Differences = ev.Kernel, ev.Differences
 	v.Allowed, v.Denied = Traffic(ev.Allowed), Traffic(ev.Denied)
 	if ev.Policy != inForce(capsule) {
-		v.Differences = append(v.Differences, fmt.Sprintf("the policy in force is %q, and should be %q", ev.Policy, inForce(capsule)))
+		v.Differences = append(v.Differences, fmt.Sprintf("the policy in force is %s, and should be %s", policyWord(ev.Policy), policyWord(inForce(capsule))))
 	}
 	return v, nil
 }
@@ -137,7 +137,7 @@ func (d *Daemon) ShowPolicy(ctx context.Context, c Caller, id string) (PolicyVie
 func (d *Daemon) policyOf(c store.Capsule) PolicyInfo {
 	name := inForce(c)
 	if name == firewall.Closed {
-		return PolicyInfo{Name: "closed", Comment: "nothing in, nothing out", Secure: true}
+		return PolicyInfo{Name: policyWord(name), Comment: "nothing in, nothing out", Secure: true}
 	}
 	p, _ := d.policy(name)
 	return describePolicy(p)
@@ -153,6 +153,13 @@ func (d *Daemon) ExplainPacket(ctx context.Context, c Caller, id, packet string)
 	pk, err := p.Packet(packet)
 	if err != nil {
 		return Explanation{}, errorf(Invalid, "%v", err)
+	}
+	subnet := d.opt.Network.Subnet
+	gateway := subnet.Masked().Addr().Next()
+	if !pk.Host && pk.Peer == gateway {
+		pk.Host = true
+	} else if !pk.Host && subnet.Contains(pk.Peer) {
+		return Explanation{Packet: pk.String(), Policy: d.policyOf(capsule).Name, Source: p.Source, Why: "dropped: capsules never reach each other"}, nil
 	}
 	verdict := p.Explain(pk)
 	x := Explanation{Packet: pk.String(), Policy: d.policyOf(capsule).Name, Allowed: verdict.Allowed, Line: verdict.Line, Source: p.Source, Why: verdict.Why}

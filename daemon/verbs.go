@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -89,14 +90,19 @@ func leave(tx *store.Tx, c store.Capsule, kind string, m move) error {
 	case !errors.Is(err, store.ErrNotFound):
 		return err
 	case !slices.Contains(m.from, c.State):
-		return errorf(Conflict, "capsule %s is %s: %s needs it to be %s", c.ID, c.State, kind, either(m.from))
+		return errorf(Conflict, "capsule %s is %s: %s needs it to be %s", c.ID, c.State, spoken(kind), either(m.from))
 	case len(m.modes) > 0 && !slices.Contains(m.modes, c.Mode):
-		return errorf(Conflict, "capsule %s is in mode %s: %s needs it to be in %s", c.ID, c.Mode, kind, eitherMode(m.modes))
+		return errorf(Conflict, "capsule %s is in mode %s: %s needs it to be in %s", c.ID, c.Mode, spoken(kind), eitherMode(m.modes))
 	case kind == opStop && c.State == Failed && !c.Provisioned:
 		return errorf(Conflict, "capsule %s was never made (%s): delete it and create another", c.ID, c.Cause)
 	}
 	return nil
 }
+
+// spokenKinds are what callers call the operations that they know by another name.
+var spokenKinds = map[string]string{opEnter: "switch to secure", opLeave: "switch to maintenance", opReadmit: "resume"}
+
+func spoken(kind string) string { return cmp.Or(spokenKinds[kind], kind) }
 
 func either(states []State) string {
 	s := ""
