@@ -109,6 +109,21 @@ func keepFlow(mark string, a *arguments) func(*nic) (string, error) {
 	}
 }
 
+// floodUDP sends datagrams to=, a hundred a second, until it is killed. What the stack refuses is tried again.
+func floodUDP(mark string, a *arguments) func(*nic) (string, error) {
+	a.need("to")
+	to := a.socket("to")
+	return func(*nic) (string, error) {
+		for {
+			if conn, err := dial("udp4", to.String()); err == nil {
+				_, _ = conn.Write([]byte(mark))
+				_ = conn.Close()
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+}
+
 // scanPorts tries to connect to every port in ports= of to=.
 func scanPorts(_ string, a *arguments) func(*nic) (string, error) {
 	a.need("to")
