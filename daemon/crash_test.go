@@ -235,3 +235,61 @@ func (b *bench) recover() {
 		}, root, c.ID))
 	}
 }
+
+// TestDeathInUndo kills the daemon at every call of the way back from an entry that failed: the next one goes on with the
+// way back, and the operation ends with the cause that it failed for.
+func TestDeathInUndo(t *testing.T) {
+	for f, when := range map[fault]string{dieBefore: "before", dieAfter: "after"} {
+		calls := 0
+		for n := 0; ; n++ {
+			t.Run(fmt.Sprintf("%s/%d", when, n), func(t *testing.T) {
+				b := newBench(t, nil)
+				id := b.launched()
+				var struck atomic.Bool
+				mounted, failedAt := false, -1
+				b.machine.mu.Lock()
+				b.machine.fault = func(i int, call string) fault {
+					mounted = mounted || call == "GuestMount"
+					if call == "Put" && mounted && failedAt < 0 {
+						failedAt = i
+						return errBefore // the secure policy
+					}
+					if failedAt >= 0 && i == failedAt+1+n {
+						struck.Store(true)
+						return f
+					}
+					return none
+				}
+				b.machine.mu.Unlock()
+				op, err := b.SwitchCapsule(t.Context(), alice, id, daemon.Secure, false)
+				if err != nil {
+					t.Fatal(err)
+				}
+				b.until(func() bool {
+					o, err := b.Operation(t.Context(), root, op.ID)
+					return struck.Load() || err == nil && o.State != daemon.OperationRunning
+				})
+				if !struck.Load() {
+					return
+				}
+				calls++
+				b.kill()
+				b.machine.well()
+				b.start()
+				if o := b.wait(op, nil); o.State != daemon.OperationFailed || o.Cause == "" || o.Step != "policy" {
+					t.Errorf("%s at %s: %q", o.State, o.Step, o.Cause)
+				}
+				if c := b.show(id); c.State != daemon.Running || c.Mode != daemon.Maintenance {
+					t.Errorf("%s in %s: %s", c.State, c.Mode, c.Cause)
+				}
+				b.settled()
+			})
+			if calls <= n {
+				break
+			}
+		}
+		if calls == 0 {
+			t.Error("no call was struck")
+		}
+	}
+}

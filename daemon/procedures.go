@@ -321,7 +321,10 @@ func (a *act) lookAgain() {
 	a.d.fenceMu.Unlock()
 	failed := a.op.State == string(OperationFailed)
 	if failed { // what its steps opened is no longer asked for
-		a.d.complain(context.Background(), "firewall", within(context.Background(), stepLimit, a.d.refence))
+		a.d.mu.Lock()
+		base := a.d.base
+		a.d.mu.Unlock()
+		a.d.complain(base, "firewall", within(base, stepLimit, a.d.refence))
 	}
 	a.d.remember(a.op.Target, failed)
 	if a.op.Kind == opDelete { // deleted means destroyed: the password is not to be read in the log of the records
