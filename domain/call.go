@@ -66,6 +66,11 @@ func call[T any](ctx context.Context, h *Host, name string, way lane, f func(*li
 			done <- result{err: err}
 			return
 		}
+		if err := ctx.Err(); err != nil { // nobody waits any more: what has not begun does not
+			h.giveBack(s, conn)
+			done <- result{err: err}
+			return
+		}
 		start := time.Now()
 		v, err := f(conn)
 		h.metrics.observeCall(name, start)
@@ -86,6 +91,34 @@ func call[T any](ctx context.Context, h *Host, name string, way lane, f func(*li
 func (h *Host) do(ctx context.Context, name string, what string, way lane, f func(*libvirt.Connect) error) error {
 	_, err := call(ctx, h, name, way, func(c *libvirt.Connect) (struct{}, error) { return struct{}{}, f(c) })
 	return wrap(what, err)
+}
+
+// changePoll is how often a change looks whether an earlier one has ended.
+const changePoll = 50 * time.Millisecond
+
+// change is do for what changes a domain's devices or makes it run. A call that nobody waits for any more runs on, and
+// libvirt may carry it out much later: a disk must not be plugged into a domain that was taken back to its clean point
+// meanwhile. So there is one at a time per domain; the next one waits for it until ctx ends, which gives ErrBusy.
+// What makes a domain stop does not wait.
+func (h *Host) change(ctx context.Context, name, what string, id ID, f func(*libvirt.Connect) error) error {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, h.opt.CallTimeout)
+		defer cancel()
+	}
+	for {
+		err := h.do(ctx, name, what, h.lanes.slow, func(c *libvirt.Connect) error {
+			done, err := h.oneAtATime(asked{id, "change"})
+			if err != nil {
+				return err
+			}
+			defer done()
+			return f(c)
+		})
+		if !errors.Is(err, errAsked) || !pause(ctx, changePoll) {
+			return err
+		}
+	}
 }
 
 // lookup finds a domain that carries our metadata. A stranger is not found: nothing here touches one, even

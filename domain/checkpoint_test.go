@@ -35,6 +35,23 @@ func TestCheckpointRefuses(t *testing.T) {
 	wantErr(t, "to a relative path", h.Checkpoint(ctx, s.ID, other), domain.ErrInvalid)
 	other.RAM = cp.Disk
 	wantErr(t, "onto the disk", h.Checkpoint(ctx, s.ID, other), domain.ErrInvalid)
+	other = cp
+	for name, content := range map[string]string{"no image": "garbage", "no overlay": ""} {
+		other.Overlay = cp.Overlay + ".other"
+		_ = os.Remove(other.Overlay)
+		if content != "" {
+			noErr(t, "write", os.WriteFile(other.Overlay, []byte(content), 0o600))
+		}
+		err := h.Checkpoint(ctx, s.ID, other)
+		if err == nil {
+			t.Errorf("onto %s: a clean point", name)
+		}
+		t.Log(err)
+		if left, err := filepath.Glob(cp.RAM + "*"); err != nil || len(left) > 0 {
+			t.Errorf("onto %s: left %v, %v", name, left, err)
+		}
+		isState(t, h, "onto "+name, s.ID, domain.Running)
+	}
 	isState(t, h, "after these", s.ID, domain.Running)
 
 	noErr(t, "pause", h.Pause(ctx, s.ID))
@@ -64,8 +81,8 @@ func TestCheckpointNoRoom(t *testing.T) {
 	if err != nil || in.Live.Disks[0].Path != cp.Disk {
 		t.Errorf("%+v, %v", in.Live, err)
 	}
-	if _, err := os.Stat(cp.RAM); err == nil {
-		t.Log("the RAM file is left")
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 	cp.RAM = room
 	noErr(t, "with room", h.Checkpoint(ctx, s.ID, cp))
@@ -89,6 +106,9 @@ func TestCheckpointAdrift(t *testing.T) {
 	err := h.Checkpoint(ctx, s.ID, cp)
 	wantErr(t, "checkpoint", err, domain.ErrAdrift)
 	t.Log(err)
+	if _, err := os.Stat(cp.RAM); err == nil {
+		t.Error("a RAM file from nowhere")
+	}
 
 	data := newVolume(t, s, "data")
 	lockFile(t, data.Path)
@@ -122,7 +142,7 @@ func TestCheckpointInterrupted(t *testing.T) {
 			cp := newCleanPoint(t, s)
 			done := make(chan error, 1)
 			go func() { done <- h.Checkpoint(ctx, s.ID, cp) }()
-			whenever(t, "RAM is saved", hasBytes(cp.RAM), func() {
+			whenever(t, "RAM is saved", hasBytes(cp.RAM+".new"), func() {
 				pid := qemuPid(t, s.Name)
 				noErr(t, "stop", syscall.Kill(pid, syscall.SIGSTOP))
 				row.end(t, h, pid)
@@ -143,19 +163,73 @@ func TestCheckpointInterrupted(t *testing.T) {
 	}
 }
 
+// snapshotDoc is what a client asks libvirt for.
+func snapshotDoc(t *testing.T, cp domain.CleanPoint) string {
+	t.Helper()
+	doc := filepath.Join(t.TempDir(), "snapshot.xml")
+	noErr(t, "write", os.WriteFile(doc, []byte(`<domainsnapshot><memory snapshot='external' file='`+cp.RAM+`.new'/><disks>
+		<disk name='vda' snapshot='external'><driver type='qcow2'/><source file='`+cp.Overlay+`'/></disk></disks></domainsnapshot>`), 0o600))
+	return doc
+}
+
+// TestCheckpointOnce: a request that libvirt still had from a client that died comes after the clean point was made.
+func TestCheckpointOnce(t *testing.T) {
+	h, ctx := open(t), t.Context()
+	s := newSpec(t, h, "cap-once", idle)
+	running(t, h, s)
+	cp := newCleanPoint(t, s)
+	noErr(t, "checkpoint", h.Checkpoint(ctx, s.ID, cp))
+	before := sh(t, "sha256sum", cp.RAM)
+	late := exec.Command("virsh", "-c", "qemu:///system", "snapshot-create", s.Name, snapshotDoc(t, cp), "--no-metadata", "--reuse-external", "--atomic")
+	if out, err := late.CombinedOutput(); err == nil {
+		t.Errorf("it was taken twice: %s", out)
+	} else {
+		t.Logf("refused: %s", out)
+	}
+	noErr(t, "checkpoint again", h.Checkpoint(ctx, s.ID, cp))
+	if after := sh(t, "sha256sum", cp.RAM); after != before {
+		t.Error("the RAM file has changed")
+	}
+	// QEMU cannot let the guest go on after that, so it stands still; but the way back is whole.
+	noErr(t, "destroy", h.Destroy(ctx, s.ID))
+	noErr(t, "restore", h.Restore(ctx, s, cp.RAM))
+	noErr(t, "resume", h.Resume(ctx, s.ID))
+	isState(t, h, "at last", s.ID, domain.Running)
+}
+
+// TestAbandonedChange: a disk that nobody waits for any more is not plugged into the domain's next life.
+func TestAbandonedChange(t *testing.T) {
+	h, ctx := open(t), t.Context()
+	s := newSpec(t, h, "cap-late", idle)
+	running(t, h, s)
+	cp := newCleanPoint(t, s)
+	noErr(t, "checkpoint", h.Checkpoint(ctx, s.ID, cp))
+	data := newVolume(t, s, "data")
+	noErr(t, "stop", syscall.Kill(qemuPid(t, s.Name), syscall.SIGSTOP))
+	short, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	wantErr(t, "attach", h.Attach(short, s.ID, data), context.DeadlineExceeded)
+	short, cancel = context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	wantErr(t, "resume meanwhile", h.Resume(short, s.ID), domain.ErrBusy)
+	noErr(t, "destroy", h.Destroy(ctx, s.ID))
+	noErr(t, "restore", h.Restore(ctx, s, cp.RAM))
+	noErr(t, "resume", h.Resume(ctx, s.ID))
+	if in, err := h.Inspect(ctx, s.ID); err != nil || len(in.Live.Disks) != 1 {
+		t.Errorf("%+v, %v", in.Live, err)
+	}
+}
+
 // TestCheckpointOfADeadClient: libvirtd carries on for a client that was killed, and the next one waits for it.
 func TestCheckpointOfADeadClient(t *testing.T) {
 	h, ctx := open(t), t.Context()
 	s := newSpec(t, h, "cap-orphan", idle)
 	running(t, h, s)
 	cp := newCleanPoint(t, s)
-	doc := filepath.Join(t.TempDir(), "snapshot.xml")
-	noErr(t, "write", os.WriteFile(doc, []byte(`<domainsnapshot><memory snapshot='external' file='`+cp.RAM+`'/><disks>
-		<disk name='vda' snapshot='external'><driver type='qcow2'/><source file='`+cp.Overlay+`'/></disk></disks></domainsnapshot>`), 0o600))
-	client := exec.Command("virsh", "-c", "qemu:///system", "snapshot-create", s.Name, doc, "--no-metadata", "--reuse-external", "--atomic")
+	client := exec.Command("virsh", "-c", "qemu:///system", "snapshot-create", s.Name, snapshotDoc(t, cp), "--no-metadata", "--reuse-external", "--atomic")
 	noErr(t, "client", client.Start())
 	pid := qemuPid(t, s.Name)
-	whenever(t, "RAM is saved", hasBytes(cp.RAM), func() { noErr(t, "stop", syscall.Kill(pid, syscall.SIGSTOP)) })
+	whenever(t, "RAM is saved", hasBytes(cp.RAM+".new"), func() { noErr(t, "stop", syscall.Kill(pid, syscall.SIGSTOP)) })
 	noErr(t, "kill", client.Process.Kill())
 	_ = client.Wait()
 	short, cancel := context.WithTimeout(ctx, time.Second)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,7 +17,7 @@ import (
 type CleanPoint struct {
 	Disk    string // path of the first disk, as the Spec has it
 	Overlay string // an empty qcow2 image over Disk, made by the caller: the first disk from the clean point on
-	RAM     string // path of the file that the RAM is saved to
+	RAM     string // path of the file that the RAM is saved to; it is RAM.new until it is whole
 }
 
 func (cp CleanPoint) validate() error {
@@ -26,6 +28,9 @@ func (cp CleanPoint) validate() error {
 	f.check(cp.Disk != cp.Overlay && cp.Disk != cp.RAM && cp.Overlay != cp.RAM, "disk, overlay and ram file are not three files")
 	return f.err("clean point")
 }
+
+// unfinished is the RAM file's name until the clean point is made. Only a libvirtd that dies leaves one.
+func (cp CleanPoint) unfinished() string { return cp.RAM + ".new" }
 
 // jobPoll is how often libvirt is asked whether a job has ended: it has no event for a snapshot's.
 const jobPoll = 50 * time.Millisecond
@@ -41,11 +46,11 @@ const snapshotFlags = libvirt.DOMAIN_SNAPSHOT_CREATE_NO_METADATA | libvirt.DOMAI
 //
 // libvirt also rewrites the persistent definition to the overlay: Define it again.
 //
-// After an error but ErrUnavailable, ErrAdrift and ErrUnusable the domain runs on its own disk, or is gone; a RAM file
-// may be left, and is not to be used. ErrUnavailable: not known; call again. ErrConflict: it is off, or has another
-// disk. ErrBusy: the earlier job did not end in time. ErrExhausted: no room for the RAM. ErrUnusable: the disk is
-// frozen but the RAM file is not whole. ErrAdrift: libvirtd died in between; destroy the domain, and then its RAM file
-// may be whole.
+// After an error but ErrUnavailable, ErrBusy, ErrAdrift and ErrUnusable the domain runs on its own disk, or is gone, and
+// there is no RAM file. ErrUnavailable: not known; call again. ErrConflict: it is off, or has another disk. ErrBusy: an
+// earlier job or change has not ended. ErrExhausted: no room for the RAM. ErrUnusable: the disk is frozen but the RAM
+// file is not whole. ErrAdrift: libvirtd died in between; destroy the
+// domain, and restore it from the RAM file if there is one.
 func (h *Host) Checkpoint(ctx context.Context, id ID, cp CleanPoint) error {
 	what := "checkpoint " + string(id)
 	if err := cp.validate(); err != nil {
@@ -54,7 +59,7 @@ func (h *Host) Checkpoint(ctx context.Context, id ID, cp CleanPoint) error {
 	if err := h.awaitJob(ctx, id); err != nil {
 		return wrap(what, err)
 	}
-	return h.do(ctx, "checkpoint", what, h.lanes.slow, func(c *libvirt.Connect) error {
+	return h.change(ctx, "checkpoint", what, id, func(c *libvirt.Connect) error {
 		d, _, err := lookup(c, id)
 		if err != nil {
 			return err
@@ -78,11 +83,7 @@ func (h *Host) awaitJob(ctx context.Context, id ID) error {
 				return false, err
 			}
 			defer d.Free()
-			job, err := d.GetJobInfo()
-			if err != nil {
-				return false, err
-			}
-			return job.Type == libvirt.DOMAIN_JOB_BOUNDED || job.Type == libvirt.DOMAIN_JOB_UNBOUNDED, nil
+			return hasJob(d)
 		})
 		if err != nil || !busy {
 			return err
@@ -93,6 +94,15 @@ func (h *Host) awaitJob(ctx context.Context, id ID) error {
 	}
 }
 
+// hasJob reports whether a job is under way. One that is called completed is so too: its RAM is saved, and its disks
+// are not switched yet.
+func hasJob(d *libvirt.Domain) (bool, error) {
+	job, err := d.GetJobInfo()
+	return err == nil && job.Type != libvirt.DOMAIN_JOB_NONE, err
+}
+
+// checkpoint saves the RAM under another name and renames it at the end: libvirt may hold the request of a daemon that
+// was killed, and carry it out after ours. It would write the RAM anew, and only then find the disk frozen already.
 func checkpoint(c *libvirt.Connect, d *libvirt.Domain, cp CleanPoint) error {
 	x, err := liveDomain(d, 0)
 	if err != nil {
@@ -100,15 +110,17 @@ func checkpoint(c *libvirt.Connect, d *libvirt.Domain, cp CleanPoint) error {
 	}
 	switch now := firstDisk(x); {
 	case now == cp.Overlay:
-		// libvirt switches the disk when it has saved the RAM. But when it cannot write that down, it takes the
-		// RAM file away again and leaves the disk switched.
-		_, err := c.DomainSaveImageGetXMLDesc(cp.RAM, 0)
-		return unusable(err, "the disk is frozen, and the RAM file")
+		return complete(c, d, cp)
 	case now != cp.Disk:
 		return fmt.Errorf("%w: its first disk is %q", ErrConflict, cut(now))
 	}
 	if err := refuseLocked(cp.Overlay); err != nil {
-		return err
+		return errors.Join(err, keepWhole(c, cp, err))
+	}
+	for _, old := range []string{cp.RAM, cp.unfinished()} {
+		if err := os.Remove(old); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	doc, err := snapshotXML(x, cp)
 	if err != nil {
@@ -116,23 +128,72 @@ func checkpoint(c *libvirt.Connect, d *libvirt.Domain, cp CleanPoint) error {
 	}
 	s, err := d.CreateSnapshotXML(doc, snapshotFlags)
 	if err != nil {
-		return snapshotError(d, err)
+		return snapshotError(d, cp, err)
 	}
-	return s.Free()
+	_ = s.Free()
+	return complete(c, d, cp)
 }
 
-// snapshotError tells a QEMU that died, which libvirt reports as a connection that broke, from a libvirt that is away.
-func snapshotError(d *libvirt.Domain, err error) error {
-	if active, aerr := d.IsActive(); aerr == nil && !active {
-		return fmt.Errorf("%w: it ended meanwhile: %v", ErrConflict, err)
+// keepWhole names the RAM file of a domain that is adrift: QEMU was told to freeze the disk when the RAM was saved.
+func keepWhole(c *libvirt.Connect, cp CleanPoint, cause error) error {
+	if !errors.Is(cause, ErrAdrift) {
+		return nil
+	}
+	if _, err := c.DomainSaveImageGetXMLDesc(cp.unfinished(), 0); err != nil {
+		return nil // there is none, or libvirtd died before
+	}
+	return os.Rename(cp.unfinished(), cp.RAM)
+}
+
+// complete gives the RAM file its name, once the disk is frozen. libvirt freezes it when it has saved the RAM; but when
+// it cannot write down that it did, it takes the RAM file away again and leaves the disk frozen.
+func complete(c *libvirt.Connect, d *libvirt.Domain, cp CleanPoint) error {
+	switch err := os.Rename(cp.unfinished(), cp.RAM); {
+	case err == nil:
+		// Whoever begins to write from now on makes a new file; whoever had begun has a job.
+		busy, err := hasJob(d)
+		if err != nil {
+			return err
+		}
+		if busy {
+			_ = os.Remove(cp.RAM)
+			return fmt.Errorf("%w: somebody else's job may have written to the RAM file", ErrUnusable)
+		}
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	_, err := c.DomainSaveImageGetXMLDesc(cp.RAM, 0)
+	return unusable(err, "the disk is frozen, and the RAM file")
+}
+
+// snapshotError tells why there is no clean point where libvirt does not: that QEMU died, it says as whatever failed
+// first, and learns a moment later. What was saved is of no use, unless libvirt may still be at it.
+func snapshotError(d *libvirt.Domain, cp CleanPoint, err error) error {
+	c := class(err)
+	if c == ErrUnavailable {
+		return err
+	}
+	_ = os.Remove(cp.unfinished()) // libvirt has done so, but for one that was there before
+	for range deathLooks {
+		active, aerr := d.IsActive()
+		if aerr != nil || c != nil {
+			return err
+		}
+		if !active {
+			return fmt.Errorf("%w: it ended meanwhile: %v", ErrConflict, err)
+		}
+		time.Sleep(jobPoll)
 	}
 	return err
 }
 
+// deathLooks is how often a domain is looked at, once every jobPoll, before it counts as alive.
+const deathLooks = 20
+
 // snapshotXML names every disk: one that is not named would get an overlay of libvirt's making.
 func snapshotXML(x *libvirtxml.Domain, cp CleanPoint) (string, error) {
 	s := libvirtxml.DomainSnapshot{
-		Memory: &libvirtxml.DomainSnapshotMemory{Snapshot: "external", File: cp.RAM},
+		Memory: &libvirtxml.DomainSnapshotMemory{Snapshot: "external", File: cp.unfinished()},
 		Disks:  &libvirtxml.DomainSnapshotDisks{},
 	}
 	for i, d := range x.Devices.Disks {

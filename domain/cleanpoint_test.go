@@ -115,6 +115,9 @@ func TestCleanPoint(t *testing.T) {
 		noErr(t, "checkpoint", h.Checkpoint(ctx, s.ID, cp))
 		t.Logf("checkpoint %v", time.Since(start))
 		noErr(t, "checkpoint again", h.Checkpoint(ctx, s.ID, cp))
+		if _, err := os.Stat(cp.RAM + ".new"); err == nil {
+			t.Error("an unfinished RAM file is left")
+		}
 		noErr(t, "define again", h.Define(ctx, s))
 		start = time.Now()
 		for _, v := range []domain.Disk{secret, spool, secret} {

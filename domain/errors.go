@@ -76,8 +76,6 @@ var texts = []struct {
 	{"Cannot allocate memory", ErrExhausted},
 	{"Address already in use", ErrConflict}, // the VNC port, by somebody else
 	{"Failed to reserve port", ErrConflict}, // the VNC port, by another domain
-	{"Broken pipe", ErrUnavailable},
-	{"Connection reset by peer", ErrUnavailable},
 }
 
 // class finds the sentinel for an error of libvirt's or of a context; nil when there is none.

@@ -11,14 +11,14 @@ import (
 // Attach plugs a disk into a domain that has a process, for as long as it has it: the definition stays as it is. The
 // disk gets the first free place after the first disk. It is idempotent: a disk of that path, format and serial that is
 // there already is fine. ErrConflict: the domain is off, or the file or the serial is there as something else.
-// ErrAdrift: a QEMU has the file open and libvirt does not know of it.
+// ErrBusy: an earlier change has not ended. ErrAdrift: a QEMU has the file open and libvirt does not know of it.
 func (h *Host) Attach(ctx context.Context, id ID, disk Disk) error {
 	var f faults
 	disk.validate(&f, "disk")
 	if err := f.err("attach to " + string(id)); err != nil {
 		return err
 	}
-	return h.do(ctx, "attach", "attach to "+string(id), h.lanes.slow, func(c *libvirt.Connect) error {
+	return h.change(ctx, "attach", "attach to "+string(id), id, func(c *libvirt.Connect) error {
 		d, _, err := lookup(c, id)
 		if err != nil {
 			return err
@@ -151,37 +151,40 @@ func (h *Host) update(ctx context.Context, name, what string, id ID, flags libvi
 // Pause stops a domain's virtual CPUs; its process, memory and connections stay. It is idempotent. ErrConflict: the
 // domain is off.
 func (h *Host) Pause(ctx context.Context, id ID) error {
-	return h.onLive(ctx, "pause", "pause "+string(id), id, (*libvirt.Domain).Suspend)
+	return h.do(ctx, "pause", "pause "+string(id), h.lanes.slow, func(c *libvirt.Connect) error {
+		return onLive(c, id, (*libvirt.Domain).Suspend)
+	})
 }
 
-// Resume lets a paused domain go on; one that runs is fine. ErrConflict: the domain is off.
+// Resume lets a paused domain go on; one that runs is fine. ErrConflict: the domain is off. ErrBusy: an earlier change
+// has not ended.
 func (h *Host) Resume(ctx context.Context, id ID) error {
-	return h.onLive(ctx, "resume", "resume "+string(id), id, func(d *libvirt.Domain) error {
-		err := d.Resume()
-		if isCode(err, libvirt.ERR_OPERATION_INVALID) {
-			if state, _, serr := d.GetState(); serr == nil && state == libvirt.DOMAIN_RUNNING {
-				return nil
+	return h.change(ctx, "resume", "resume "+string(id), id, func(c *libvirt.Connect) error {
+		return onLive(c, id, func(d *libvirt.Domain) error {
+			err := d.Resume()
+			if isCode(err, libvirt.ERR_OPERATION_INVALID) {
+				if state, _, serr := d.GetState(); serr == nil && state == libvirt.DOMAIN_RUNNING {
+					return nil
+				}
 			}
-		}
-		return err
+			return err
+		})
 	})
 }
 
 // onLive does one thing to a domain that has a process.
-func (h *Host) onLive(ctx context.Context, name, what string, id ID, act func(*libvirt.Domain) error) error {
-	return h.do(ctx, name, what, h.lanes.slow, func(c *libvirt.Connect) error {
-		d, _, err := lookup(c, id)
-		if err != nil {
-			return err
-		}
-		defer d.Free()
-		active, err := d.IsActive()
-		if err != nil {
-			return err
-		}
-		if !active {
-			return errOff
-		}
-		return act(d)
-	})
+func onLive(c *libvirt.Connect, id ID, act func(*libvirt.Domain) error) error {
+	d, _, err := lookup(c, id)
+	if err != nil {
+		return err
+	}
+	defer d.Free()
+	active, err := d.IsActive()
+	if err != nil {
+		return err
+	}
+	if !active {
+		return errOff
+	}
+	return act(d)
 }

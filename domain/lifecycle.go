@@ -62,10 +62,10 @@ func mayDefine(c *libvirt.Connect, s Spec) error {
 }
 
 // Start boots a domain. One that has a process already, running or paused, is left as it is. When it fails,
-// nothing is left running. ErrNotFound: not defined, or not ours. When ctx ends first, the domain may still
-// start: its event tells.
+// nothing is left running. ErrNotFound: not defined, or not ours. ErrBusy: an earlier change has not ended. When
+// ctx ends first, the domain may still start: its event tells.
 func (h *Host) Start(ctx context.Context, id ID) error {
-	return h.do(ctx, "start", "start "+string(id), h.lanes.slow, func(c *libvirt.Connect) error {
+	return h.change(ctx, "start", "start "+string(id), id, func(c *libvirt.Connect) error {
 		d, _, err := lookup(c, id)
 		if err != nil {
 			return err

@@ -15,7 +15,8 @@ import (
 // generation id, which has the guest's kernel reseed its random numbers.
 //
 // ErrConflict: it has a process (Destroy it first), or Define's reasons. ErrUnusable: the file is missing, cut short,
-// another domain's, or QEMU does not load it. After these, nothing is left running. After ErrUnavailable, and when ctx
+// another domain's, or QEMU does not load it. ErrBusy: an
+// earlier change has not ended. After these, nothing is left running that was not before. After ErrUnavailable, and when ctx
 // ends first, the domain may still come up, paused, and may have loaded only a part: Destroy it before another attempt.
 func (h *Host) Restore(ctx context.Context, s Spec, ram string) error {
 	var f faults
@@ -27,7 +28,7 @@ func (h *Host) Restore(ctx context.Context, s Spec, ram string) error {
 	if err != nil {
 		return err
 	}
-	return h.do(ctx, "restore", "restore "+s.Name, h.lanes.slow, func(c *libvirt.Connect) error {
+	return h.change(ctx, "restore", "restore "+s.Name, s.ID, func(c *libvirt.Connect) error {
 		if err := mayDefine(c, s); err != nil {
 			return err
 		}
@@ -62,13 +63,8 @@ func restore(c *libvirt.Connect, d *libvirt.Domain, ram string) error {
 	if err = c.DomainRestoreFlags(ram, doc, libvirt.DOMAIN_SAVE_PAUSED); err == nil {
 		return nil
 	}
-	active, aerr := d.IsActive()
-	if aerr != nil {
+	if _, aerr := d.IsActive(); aerr != nil {
 		return err // libvirt is away
-	}
-	if active {
-		// libvirt ends the process of a failed restore; should it ever not have, it is ended here.
-		_ = d.DestroyFlags(libvirt.DOMAIN_DESTROY_DEFAULT)
 	}
 	if c := class(err); c != nil && c != ErrUnavailable {
 		return err

@@ -213,7 +213,7 @@ func TestRestoreInterrupted(t *testing.T) {
 	}
 }
 
-// locksOf keeps the test of locks honest: a lock of another process on the image is seen.
+// lockFile locks an image as QEMU locks what it writes to.
 func lockFile(t *testing.T, path string) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
