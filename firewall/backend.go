@@ -25,9 +25,10 @@ func usesNFTables(programs ...string) (bool, error) {
 	return true, nil
 }
 
-// legacyLists name the tables that iptables-legacy has in this network namespace.
+// legacyLists name the tables that iptables-legacy has in the network namespace of the calling thread (/proc/net is that
+// of the process's first thread, which need not be the same).
 var legacyLists = []struct{ family, path string }{
-	{"ipv4", "/proc/net/ip_tables_names"}, {"ipv6", "/proc/net/ip6_tables_names"},
+	{"ipv4", "/proc/thread-self/net/ip_tables_names"}, {"ipv6", "/proc/thread-self/net/ip6_tables_names"},
 }
 
 // legacyTables are the tables of the legacy backend, such as "ipv4 filter". A kernel without it has no list.
