@@ -74,27 +74,40 @@ func (s *show) opening() []scene {
 // play is the whole demonstration.
 func (s *show) play(ctx context.Context) error {
 	fmt.Println()
-	if err := s.run(ctx, append(s.opening(),
-		scene{"show", s.showOne},
-		scene{"listvms", s.list},
-		scene{"the guest reaches the world", func(ctx context.Context) (string, error) {
-			return s.ssh(ctx, "ping -c1 -W2 "+testhost.WorldAddr+" | grep -o '1 packets received'")
-		}},
-		scene{"and the world sees the host", s.seenFrom},
-		scene{"stopvm", s.stop},
-		scene{"launchvm again", s.launch},
-		scene{"what was written is still there", s.readBack},
-		scene{"capsuled killed with -9, restarted", s.restart},
-		scene{"the capsule never noticed", func(ctx context.Context) (string, error) { return s.ssh(ctx, "echo up $(cut -d. -f1 /proc/uptime) s") }},
-		scene{"deletevm", s.delete},
-		scene{"image delete", s.deleteImage},
-		scene{"nothing is left", s.nothingLeft},
-		scene{"capsuled stops", func(context.Context) (string, error) { return "", s.d.Stop() }},
-	)); err != nil {
-		return err
+	for _, act := range [][]scene{s.opening(), s.maintenance(), s.secureMode(), s.end()} {
+		if err := s.run(ctx, act); err != nil {
+			return err
+		}
 	}
 	fmt.Printf("\nAll as it should be, in %.1f s.\n", time.Since(s.began).Seconds())
 	return nil
+}
+
+// maintenance is a capsule's life without data.
+func (s *show) maintenance() []scene {
+	return []scene{
+		{"show", s.showOne},
+		{"listvms", s.list},
+		{"the guest reaches the world", func(ctx context.Context) (string, error) {
+			return s.ssh(ctx, "ping -c1 -W2 "+testhost.WorldAddr+" | grep -o '1 packets received'")
+		}},
+		{"and the world sees the host", s.seenFrom},
+	}
+}
+
+// end stops in the middle of secure mode, starts again, and takes everything away.
+func (s *show) end() []scene {
+	return []scene{
+		{"stopvm, in secure mode", s.stop},
+		{"launchvm again, in maintenance", s.launch},
+		{"what was written first is there", s.readBack},
+		{"capsuled killed with -9, restarted", func(ctx context.Context) (string, error) { return s.restarted(ctx, "MAINTENANCE") }},
+		{"the capsule never noticed", func(ctx context.Context) (string, error) { return s.ssh(ctx, "echo up $(cut -d. -f1 /proc/uptime) s") }},
+		{"deletevm", s.delete},
+		{"image delete", s.deleteImage},
+		{"nothing is left", s.nothingLeft},
+		{"capsuled stops", func(context.Context) (string, error) { return "", s.d.Stop() }},
+	}
 }
 
 // stay leaves a host with a capsule running until ctx ends.
@@ -116,6 +129,9 @@ The host stands until Ctrl-C. From a second terminal, as root:
   %[1]s %[2]s show %[3]s
   %[1]s ip netns exec world ssh -i %[4]s -p %[5]d -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null root@%[6]s
   %[1]s virsh list
+  %[1]s %[2]s switch --wait %[3]s secure
+  %[1]s %[2]s prove %[3]s
+  %[1]s %[2]s switch --wait %[3]s maintenance
   %[1]s %[2]s stop --wait %[3]s
   %[1]s curl --unix-socket %[7]s http://capsuled/metrics
   %[1]s bash
@@ -243,15 +259,6 @@ func (s *show) readBack(ctx context.Context) (string, error) {
 		err = fmt.Errorf("the note says %q", out)
 	}
 	return out, err
-}
-
-func (s *show) restart(ctx context.Context) (string, error) {
-	s.d.Kill()
-	if _, err := s.start(ctx); err != nil {
-		return "", err
-	}
-	st, err := s.status(ctx)
-	return s.expect(st, err, "RUNNING", "MAINTENANCE")
 }
 
 func (s *show) delete(ctx context.Context) (string, error) {
