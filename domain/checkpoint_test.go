@@ -88,28 +88,59 @@ func TestCheckpointNoRoom(t *testing.T) {
 	noErr(t, "with room", h.Checkpoint(ctx, s.ID, cp))
 }
 
-// TestCheckpointAdrift: libvirtd dies between QEMU's change of the disk and its own note of it. QEMU is told by hand
-// what libvirt would have told it.
+// TestCheckpointAdrift: libvirtd dies between what it tells QEMU and its own note of it. QEMU is told by hand what
+// libvirt would have told it.
 func TestCheckpointAdrift(t *testing.T) {
 	h, ctx := open(t), t.Context()
-	s := newSpec(t, h, "cap-drift", idle)
+	for _, row := range []struct {
+		name        string
+		ram, frozen bool
+	}{{"overlay open", true, false}, {"disk frozen", true, true}, {"disk frozen and no RAM", false, true}} {
+		t.Run(row.name, func(t *testing.T) {
+			s := newSpec(t, h, "cap-drift", idle)
+			running(t, h, s)
+			cp := newCleanPoint(t, s)
+			sh(t, "chmod", "666", cp.Overlay)
+			if row.ram {
+				doc := filepath.Join(t.TempDir(), "ram.xml")
+				noErr(t, "write", os.WriteFile(doc, []byte("<domainsnapshot><memory snapshot='external' file='"+cp.RAM+".new'/><disks><disk name='vda' snapshot='no'/></disks></domainsnapshot>"), 0o600))
+				virsh(t, "snapshot-create", s.Name, doc, "--no-metadata")
+			}
+			monitor := func(doc string) {
+				t.Helper()
+				if out := virsh(t, "qemu-monitor-command", s.Name, doc); strings.Contains(out, "error") {
+					t.Fatal(out)
+				}
+			}
+			monitor(`{"execute":"blockdev-add","arguments":{"node-name":"x-file","driver":"file","filename":"` + cp.Overlay + `"}}`)
+			monitor(`{"execute":"blockdev-add","arguments":{"node-name":"x","driver":"qcow2","file":"x-file","backing":null}}`)
+			if row.frozen {
+				monitor(`{"execute":"blockdev-snapshot","arguments":{"node":"libvirt-1-format","overlay":"x"}}`)
+			}
+			err := h.Checkpoint(ctx, s.ID, cp)
+			if err == nil || errors.Is(err, domain.ErrAdrift) != row.frozen {
+				t.Errorf("checkpoint: %v", err)
+			}
+			t.Log(err)
+			if _, err := os.Stat(cp.RAM); (err == nil) != (row.ram && row.frozen) {
+				t.Errorf("RAM file: %v", err)
+			}
+			if _, err := os.Stat(cp.RAM + ".new"); err == nil {
+				t.Error("an unfinished RAM file is left")
+			}
+			isState(t, h, "meanwhile", s.ID, domain.Running)
+			if !row.frozen {
+				noErr(t, "remove", os.Remove(cp.Overlay))
+				noErr(t, "with another file", h.Checkpoint(ctx, s.ID, newCleanPoint(t, s)))
+			}
+			noErr(t, "destroy", h.Destroy(ctx, s.ID))
+			if row.ram {
+				noErr(t, "restore", h.Restore(ctx, s, cp.RAM))
+			}
+		})
+	}
+	s := newSpec(t, h, "cap-lock", idle)
 	running(t, h, s)
-	cp := newCleanPoint(t, s)
-	noErr(t, "chown", os.Chown(cp.Overlay, 64055, 64055))
-	sh(t, "chmod", "666", cp.Overlay)
-	monitor := func(doc string) string { return virsh(t, "qemu-monitor-command", s.Name, doc) }
-	monitor(`{"execute":"blockdev-add","arguments":{"node-name":"x-file","driver":"file","filename":"` + cp.Overlay + `"}}`)
-	monitor(`{"execute":"blockdev-add","arguments":{"node-name":"x","driver":"qcow2","file":"x-file","backing":null}}`)
-	if out := monitor(`{"execute":"blockdev-snapshot","arguments":{"node":"libvirt-1-format","overlay":"x"}}`); strings.Contains(out, "error") {
-		t.Fatal(out)
-	}
-	err := h.Checkpoint(ctx, s.ID, cp)
-	wantErr(t, "checkpoint", err, domain.ErrAdrift)
-	t.Log(err)
-	if _, err := os.Stat(cp.RAM); err == nil {
-		t.Error("a RAM file from nowhere")
-	}
-
 	data := newVolume(t, s, "data")
 	lockFile(t, data.Path)
 	wantErr(t, "attach of what somebody has open", h.Attach(ctx, s.ID, data), domain.ErrAdrift)
@@ -117,50 +148,52 @@ func TestCheckpointAdrift(t *testing.T) {
 
 // TestCheckpointInterrupted: whoever dies in the middle, the next call makes the clean point or says why not.
 func TestCheckpointInterrupted(t *testing.T) {
-	for _, row := range []struct {
-		name string
-		end  func(t *testing.T, h *domain.Host, pid int)
-		want error // of the call under way
-		next error // of the call after it
-	}{
-		{"qemu", func(t *testing.T, h *domain.Host, pid int) {
-			noErr(t, "kill", syscall.Kill(pid, syscall.SIGKILL))
-		}, domain.ErrConflict, domain.ErrConflict},
-		{"libvirtd", func(t *testing.T, h *domain.Host, pid int) {
-			libvirtd := libvirtdPid(t)
-			testhost.KillLibvirtd(t)
-			reaped(t, libvirtd)
-			noErr(t, "continue", syscall.Kill(pid, syscall.SIGCONT))
-			testhost.StartLibvirtd(t)
-			awaitEverything(t, h)
-		}, domain.ErrUnavailable, nil},
-	} {
-		t.Run(row.name, func(t *testing.T) {
-			h, ctx := open(t), t.Context()
-			s := newSpec(t, h, "cap-half", idle)
-			running(t, h, s)
-			cp := newCleanPoint(t, s)
-			done := make(chan error, 1)
-			go func() { done <- h.Checkpoint(ctx, s.ID, cp) }()
-			whenever(t, "RAM is saved", hasBytes(cp.RAM+".new"), func() {
-				pid := qemuPid(t, s.Name)
-				noErr(t, "stop", syscall.Kill(pid, syscall.SIGSTOP))
-				row.end(t, h, pid)
-			})
-			err := <-done
-			wantErr(t, "checkpoint", err, row.want)
-			t.Log(err)
-			err = h.Checkpoint(ctx, s.ID, cp)
-			if !errors.Is(err, row.next) {
-				t.Errorf("next: %v, want %v", err, row.next)
-			}
-			if row.next == nil {
-				isState(t, h, "at last", s.ID, domain.Running)
-			} else {
-				isState(t, h, "at last", s.ID, domain.Off)
-			}
-		})
+	begin := func(t *testing.T, h *domain.Host, name string) (domain.Spec, domain.CleanPoint, <-chan error, int) {
+		s := newSpec(t, h, name, idle)
+		running(t, h, s)
+		cp := newCleanPoint(t, s)
+		done := make(chan error, 1)
+		go func() { done <- h.Checkpoint(t.Context(), s.ID, cp) }()
+		pid := qemuPid(t, s.Name)
+		whenever(t, "RAM is saved", hasBytes(cp.RAM+".new"), func() { noErr(t, "stop", syscall.Kill(pid, syscall.SIGSTOP)) })
+		return s, cp, done, pid
 	}
+	t.Run("qemu", func(t *testing.T) {
+		h := open(t)
+		s, cp, done, pid := begin(t, h, "cap-half")
+		noErr(t, "kill", syscall.Kill(pid, syscall.SIGKILL))
+		wantErr(t, "checkpoint", <-done, domain.ErrConflict)
+		wantErr(t, "next", h.Checkpoint(t.Context(), s.ID, cp), domain.ErrConflict)
+		isState(t, h, "at last", s.ID, domain.Off)
+	})
+	t.Run("libvirtd", func(t *testing.T) {
+		h, ctx := open(t), t.Context()
+		s, cp, done, pid := begin(t, h, "cap-orphan")
+		libvirtd := libvirtdPid(t)
+		testhost.KillLibvirtd(t)
+		reaped(t, libvirtd)
+		noErr(t, "continue", syscall.Kill(pid, syscall.SIGCONT))
+		testhost.StartLibvirtd(t)
+		awaitEverything(t, h)
+		wantErr(t, "checkpoint", <-done, domain.ErrUnavailable)
+		// How far it had come is chance; what is said of it must be true.
+		err := h.Checkpoint(ctx, s.ID, cp)
+		t.Log(err)
+		isState(t, h, "afterwards", s.ID, domain.Running)
+		_, ram := os.Stat(cp.RAM)
+		switch in, ierr := h.Inspect(ctx, s.ID); {
+		case ierr != nil:
+			t.Fatal(ierr)
+		case err == nil || errors.Is(err, domain.ErrAdrift):
+			if err == nil && in.Live.Disks[0].Path != cp.Overlay {
+				t.Errorf("a clean point, and it runs on %+v", in.Live.Disks)
+			}
+			noErr(t, "destroy", h.Destroy(ctx, s.ID))
+			noErr(t, "restore", h.Restore(ctx, s, cp.RAM))
+		case in.Live.Disks[0].Path != cp.Disk || ram == nil:
+			t.Errorf("no clean point, and it runs on %+v; RAM file %v", in.Live.Disks, ram)
+		}
+	})
 }
 
 // snapshotDoc is what a client asks libvirt for.

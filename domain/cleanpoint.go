@@ -115,7 +115,7 @@ func checkpoint(c *libvirt.Connect, d *libvirt.Domain, cp CleanPoint) error {
 		return fmt.Errorf("%w: its first disk is %q", ErrConflict, cut(now))
 	}
 	if err := refuseLocked(cp.Overlay); err != nil {
-		return errors.Join(err, keepWhole(c, cp, err))
+		return adrift(c, cp, err)
 	}
 	for _, old := range []string{cp.RAM, cp.unfinished()} {
 		if err := os.Remove(old); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -134,15 +134,25 @@ func checkpoint(c *libvirt.Connect, d *libvirt.Domain, cp CleanPoint) error {
 	return complete(c, d, cp)
 }
 
-// keepWhole names the RAM file of a domain that is adrift: QEMU was told to freeze the disk when the RAM was saved.
-func keepWhole(c *libvirt.Connect, cp CleanPoint, cause error) error {
+// adrift finds out how far libvirtd had come when it died: QEMU has the overlay open. Once the disk is frozen, QEMU writes
+// to the overlay, and the RAM was saved before: the clean point is whole, though libvirt does not know of it. Until then
+// the guest, which libvirt lets go on when it is back, writes to its own disk, and the saved RAM is worth nothing.
+func adrift(c *libvirt.Connect, cp CleanPoint, cause error) error {
 	if !errors.Is(cause, ErrAdrift) {
-		return nil
+		return cause
+	}
+	written, err := locked(cp.Disk, lockWrite, 1)
+	if err != nil {
+		return err
+	}
+	if written {
+		_ = os.Remove(cp.unfinished())
+		return fmt.Errorf("%s is open in its process since an attempt that was cut short, and not in use: try with another file", cp.Overlay)
 	}
 	if _, err := c.DomainSaveImageGetXMLDesc(cp.unfinished(), 0); err != nil {
-		return nil // there is none, or libvirtd died before
+		return cause // no clean point that a RAM file could be for
 	}
-	return os.Rename(cp.unfinished(), cp.RAM)
+	return errors.Join(cause, os.Rename(cp.unfinished(), cp.RAM))
 }
 
 // complete gives the RAM file its name, once the disk is frozen. libvirt freezes it when it has saved the RAM; but when
@@ -251,24 +261,34 @@ func unusable(err error, what string) error {
 	return fmt.Errorf("%w: %s: %w", ErrUnusable, what, err)
 }
 
-// refuseLocked gives ErrAdrift when a QEMU has the image open that libvirt says is not in use. QEMU locks every
-// image that it opens (open file description locks, docs/system/images.rst, "Disk image file locking"). A file
-// that is not there is left for libvirt to report.
+// lockWrite is the byte that QEMU locks of an image while it may write to it: RAW_LOCK_PERM_BASE (100) and the number of
+// BLK_PERM_WRITE (1), in QEMU's block/file-posix.c. Processes of different versions agree by it, so it cannot change.
+const lockWrite = 101
+
+// refuseLocked gives ErrAdrift when a process has the image open that libvirt says is not in use. A file that is not
+// there is left for libvirt to report.
 func refuseLocked(path string) error {
+	is, err := locked(path, 0, 0)
+	if err != nil || !is {
+		return err
+	}
+	return fmt.Errorf("%w: %s is open in a process, and libvirt says that it is not attached", ErrAdrift, path)
+}
+
+// locked reports whether a process has locked one of length bytes of an image, of all with 0. QEMU locks every image
+// that it opens (open file description locks; docs/system/images.rst, "Disk image file locking").
+func locked(path string, start, length int64) (bool, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if errors.Is(err, unix.ENOENT) {
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return false, fmt.Errorf("%s: %w", path, err)
 	}
 	defer unix.Close(fd)
-	lock := unix.Flock_t{Type: unix.F_WRLCK} // of every byte
+	lock := unix.Flock_t{Type: unix.F_WRLCK, Start: start, Len: length}
 	if err := unix.FcntlFlock(uintptr(fd), unix.F_OFD_GETLK, &lock); err != nil {
-		return fmt.Errorf("%s: locks: %w", path, err)
+		return false, fmt.Errorf("%s: locks: %w", path, err)
 	}
-	if lock.Type != unix.F_UNLCK {
-		return fmt.Errorf("%w: %s is open in a process, and libvirt says that it is not attached", ErrAdrift, path)
-	}
-	return nil
+	return lock.Type != unix.F_UNLCK, nil
 }

@@ -80,6 +80,9 @@ func TestForeign(t *testing.T) {
 // TestRestorable: of a saved description that is not the definition's, nothing is started.
 func TestRestorable(t *testing.T) {
 	doc := someDocument(t)
+	if got, err := restorable(strings.Replace(doc, "</devices>", "</devices><seclabel type='none' model='dac'/>", 1), doc); err != nil || strings.Contains(got, "seclabel type") {
+		t.Errorf("QEMU as root: %v, %s", err, got)
+	}
 	same := strings.NewReplacer("machine=\"q35\"", "machine=\"pc-q35-7.2\"", "hush", "old", "0b7bf4a5", "11111111", "16001", "16002",
 		"</memory>", "</memory><currentMemory unit='KiB'>4</currentMemory><resource><partition>/machine</partition></resource>").Replace(doc)
 	got, err := restorable(same, strings.ReplaceAll(doc, "\"q35\"", "\"pc-q35-8.2\""))

@@ -74,9 +74,9 @@ func restore(c *libvirt.Connect, d *libvirt.Domain, ram string) error {
 }
 
 // mayDiffer are the parts of a saved domain that need not be those of its definition: the memory that the balloon
-// had left it, libvirt's cgroup, the generation that was, and the CPU, which libvirt may have spelled out. libvirt
-// itself compares what the guest can see of them.
-var mayDiffer = []string{"currentMemory", "resource", "genid", "cpu"}
+// had left it, the generation that was, and the CPU, which libvirt may have spelled out. libvirt itself compares what
+// the guest can see of them.
+var mayDiffer = []string{"currentMemory", "genid", "cpu"}
 
 // restorable makes the document to restore a saved domain by: the saved one, with its addresses and machine version,
 // and what the definition decides put in. ErrUnusable: it is not the same domain, or not the same devices.
@@ -90,6 +90,8 @@ func restorable(saved, defined string) (string, error) {
 		return "", err
 	}
 	x.Metadata = want.Metadata
+	// Of the running domain, and in the file when libvirtd was restarted meanwhile; libvirt makes them anew.
+	x.SecLabel, x.Resource = want.SecLabel, want.Resource
 	x.Devices.Graphics = want.Devices.Graphics
 	x.Devices.MemBalloon = balloonAs(x.Devices.MemBalloon, want.Devices.MemBalloon)
 	doc, err := x.Marshal()

@@ -136,6 +136,35 @@ func TestRestoreTakesTheSpec(t *testing.T) {
 	}
 }
 
+// TestRestoreAfterRestarts: libvirtd is another one when the domain is saved, and again when it is restored.
+func TestRestoreAfterRestarts(t *testing.T) {
+	h, ctx := open(t), t.Context()
+	restart := func() {
+		libvirtd := libvirtdPid(t)
+		testhost.KillLibvirtd(t)
+		reaped(t, libvirtd)
+		testhost.StartLibvirtd(t)
+		awaitEverything(t, h)
+	}
+	s := newSpec(t, h, "cap-again", idle)
+	running(t, h, s)
+	restart()
+	cp := newCleanPoint(t, s)
+	noErr(t, "checkpoint", h.Checkpoint(ctx, s.ID, cp))
+	noErr(t, "attach", h.Attach(ctx, s.ID, newVolume(t, s, "data")))
+	restart()
+	noErr(t, "checkpoint again", h.Checkpoint(ctx, s.ID, cp))
+	if in, err := h.Inspect(ctx, s.ID); err != nil || len(in.Live.Foreign) > 0 || len(in.Live.Disks) != 2 || in.Live.Disks[0].Path != cp.Overlay {
+		t.Errorf("%+v, %v", in.Live, err)
+	}
+	noErr(t, "destroy", h.Destroy(ctx, s.ID))
+	noErr(t, "restore", h.Restore(ctx, s, cp.RAM))
+	noErr(t, "resume", h.Resume(ctx, s.ID))
+	if in, err := h.Inspect(ctx, s.ID); err != nil || len(in.Live.Foreign) > 0 || len(in.Live.Disks) != 1 || in.Live.Disks[0].Path != cp.Disk {
+		t.Errorf("%+v, %v", in.Live, err)
+	}
+}
+
 // whenever runs act as soon as is.
 func whenever(t *testing.T, what string, is func() bool, act func()) {
 	t.Helper()
