@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os/exec"
 	"testing"
+
+	"github.com/capsuled/capsuled/firewall/policy"
 )
 
 // A change of one binding among others, closing and opening in turn; and what the programs take that would do
@@ -157,4 +159,44 @@ func filled(b *testing.B, n int) (*Chains, []Binding) {
 		b.Fatal(err)
 	}
 	return c, all
+}
+
+// Evidence of all bindings, of fifty and of a thousand.
+func BenchmarkInspectAll(b *testing.B) {
+	for _, n := range []int{50, 1000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			c, _ := filled(b, n)
+			for b.Loop() {
+				if all, err := c.InspectAll(b.Context()); err != nil || len(all) != n {
+					b.Fatal(len(all), err)
+				}
+			}
+		})
+	}
+}
+
+// Another policy among bindings of others: one that none has, and one that half of a hundred have.
+func BenchmarkSetPolicies(b *testing.B) {
+	for name, used := range map[string]bool{"unused": false, "used-by-50": true} {
+		b.Run(name, func(b *testing.B) {
+			c, all := filled(b, 100)
+			lists := [][]policy.Policy{{maintenance, narrow}, {maintenance, {Name: narrow.Name, Secure: true}}}
+			if err := c.SetPolicies(b.Context(), lists[0]); err != nil {
+				b.Fatal(err)
+			}
+			for i := range all {
+				if used && i%2 == 0 {
+					all[i].Policy = narrow.Name
+				}
+			}
+			if err := c.Apply(b.Context(), all); err != nil {
+				b.Fatal(err)
+			}
+			for i := 1; b.Loop(); i++ {
+				if err := c.SetPolicies(b.Context(), lists[i%2]); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }

@@ -187,8 +187,7 @@ func (s *sight) seeIP4(e *Evidence, tap string, b Binding, bound bool) {
 	own := chainPrefix + tap
 	for _, t := range s.rules {
 		names := slices.Clone(s.base[t.name])
-		var trees []tree
-		var keys []uint32
+		way := map[string]string{}
 		switch {
 		case t.name == "filter":
 			names = append(names, own+"-h", own+"-o", own+"-i")
@@ -197,16 +196,14 @@ func (s *sight) seeIP4(e *Evidence, tap string, b Binding, bound bool) {
 				names = append(names, p+"-h", p+"-o", p+"-i")
 			}
 			if bound {
-				for _, at := range s.opt.addressTrees() {
-					trees, keys = append(trees, at), append(keys, addressKey(b.IP))
+				for _, tree := range s.opt.addressTrees() {
+					maps.Copy(way, tree.way(addressKey(b.IP)))
 				}
 			}
 		case t.name == "nat" && b.SSHPort != 0:
-			trees, keys = []tree{s.opt.portTree()}, []uint32{uint32(b.SSHPort)}
+			way = s.opt.portTree().way(uint32(b.SSHPort))
 		}
-		for i, tr := range trees {
-			names = append(names, tr.path(keys[i])...)
-		}
+		names = slices.AppendSeq(names, maps.Keys(way))
 		some := table{t.name, chainSet{}, t.jumps, false}
 		have := observed{chainSet{}, s.have.ip4[t.name].jumps, nil}
 		for _, name := range names {
@@ -220,12 +217,11 @@ func (s *sight) seeIP4(e *Evidence, tap string, b Binding, bound bool) {
 		e.Differences = append(e.Differences, ip4.differences(map[string]observed{t.name: have}, ruleSet{some})...)
 		led := t.name == "filter" || s.want.forwarded(b)
 		e.tell("ipv4", t, have, func(chain, rule string) bool {
-			for i, tr := range trees {
-				if slices.Contains(tr.path(keys[i]), chain) && (!led || !tr.leads(rule, chain, keys[i])) {
-					return rule != "-j DROP" && slices.Contains(some.chains[chain], rule) // the way to others
-				}
+			on, ok := way[chain]
+			if !ok || rule == "-j DROP" || led && strings.HasPrefix(rule, on) {
+				return false
 			}
-			return false
+			return slices.Contains(some.chains[chain], rule) // the way to others
 		})
 	}
 	counts := s.have.ip4["filter"].counts

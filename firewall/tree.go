@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 )
 
 // tree finds one of many keys with at most 16 comparisons for every 4 bits of the key, however many keys
@@ -65,25 +64,15 @@ func (t tree) compileNode(prefix uint32, bits int, keys []uint32, leaves map[uin
 	into[name] = append(rules, t.tail...)
 }
 
-// path is the names of the nodes on the way to a key, be it there or not.
-func (t tree) path(key uint32) []string {
-	var names []string
-	for bits := t.bits; bits > 0; bits = (bits - 1) &^ 3 {
-		names = append(names, t.node(key>>bits<<bits, bits))
-	}
-	return names
-}
-
-// leads says whether a rule of a node is one that leads to a key, or is no rule of the tree's at all.
-func (t tree) leads(rule, node string, key uint32) bool {
+// way is the nodes on the way to a key, be it there or not, each with how the rule begins that leads on.
+func (t tree) way(key uint32) map[string]string {
+	nodes := map[string]string{}
 	for bits := t.bits; bits > 0; {
 		lower := (bits - 1) &^ 3
-		if node == t.node(key>>bits<<bits, bits) {
-			return strings.HasPrefix(rule, t.match(key>>lower<<lower, lower)+" ")
-		}
+		nodes[t.node(key>>bits<<bits, bits)] = t.match(key>>lower<<lower, lower) + " "
 		bits = lower
 	}
-	return false
+	return nodes
 }
 
 // addressTrees find a binding's chains: for what it sends to the host, sends out, and gets.
