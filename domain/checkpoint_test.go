@@ -200,7 +200,7 @@ func TestCheckpointInterrupted(t *testing.T) {
 func snapshotDoc(t *testing.T, cp domain.CleanPoint) string {
 	t.Helper()
 	doc := filepath.Join(t.TempDir(), "snapshot.xml")
-	noErr(t, "write", os.WriteFile(doc, []byte(`<domainsnapshot><memory snapshot='external' file='`+cp.RAM+`.new'/><disks>
+	noErr(t, "write", os.WriteFile(doc, []byte(`<domainsnapshot><memory snapshot='external' file='`+cp.RAM+`'/><disks>
 		<disk name='vda' snapshot='external'><driver type='qcow2'/><source file='`+cp.Overlay+`'/></disk></disks></domainsnapshot>`), 0o600))
 	return doc
 }
@@ -211,9 +211,17 @@ func TestCheckpointOnce(t *testing.T) {
 	s := newSpec(t, h, "cap-once", idle)
 	running(t, h, s)
 	cp := newCleanPoint(t, s)
-	noErr(t, "checkpoint", h.Checkpoint(ctx, s.ID, cp))
+	done := make(chan error, 1)
+	go func() { done <- h.Checkpoint(ctx, s.ID, cp) }()
+	told := cp // what libvirt was told, as far as the files show
+	whenever(t, "RAM is saved", func() bool { return hasBytes(cp.RAM)() || hasBytes(cp.RAM+".new")() }, func() {
+		if hasBytes(cp.RAM + ".new")() {
+			told.RAM += ".new"
+		}
+	})
+	noErr(t, "checkpoint", <-done)
 	before := sh(t, "sha256sum", cp.RAM)
-	late := exec.Command("virsh", "-c", "qemu:///system", "snapshot-create", s.Name, snapshotDoc(t, cp), "--no-metadata", "--reuse-external", "--atomic")
+	late := exec.Command("virsh", "-c", "qemu:///system", "snapshot-create", s.Name, snapshotDoc(t, told), "--no-metadata", "--reuse-external", "--atomic")
 	if out, err := late.CombinedOutput(); err == nil {
 		t.Errorf("it was taken twice: %s", out)
 	} else {
@@ -259,7 +267,9 @@ func TestCheckpointOfADeadClient(t *testing.T) {
 	s := newSpec(t, h, "cap-orphan", idle)
 	running(t, h, s)
 	cp := newCleanPoint(t, s)
-	client := exec.Command("virsh", "-c", "qemu:///system", "snapshot-create", s.Name, snapshotDoc(t, cp), "--no-metadata", "--reuse-external", "--atomic")
+	told := cp
+	told.RAM += ".new"
+	client := exec.Command("virsh", "-c", "qemu:///system", "snapshot-create", s.Name, snapshotDoc(t, told), "--no-metadata", "--reuse-external", "--atomic")
 	noErr(t, "client", client.Start())
 	pid := qemuPid(t, s.Name)
 	whenever(t, "RAM is saved", hasBytes(cp.RAM+".new"), func() { noErr(t, "stop", syscall.Kill(pid, syscall.SIGSTOP)) })
