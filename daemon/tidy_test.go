@@ -133,7 +133,7 @@ func TestBindingsOfARestart(t *testing.T) {
 		t.Errorf("%d bindings for one running capsule", len(b.machine.bindings))
 	}
 	for _, bound := range b.machine.bindings {
-		if bound.Policy != firewall.Maintenance || bound.SSHPort == 0 {
+		if bound.Policy != "maintenance" || bound.SSHPort == 0 {
 			t.Errorf("%+v", bound)
 		}
 	}

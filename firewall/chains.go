@@ -12,8 +12,6 @@ import (
 	"github.com/coreos/go-iptables/iptables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"github.com/capsuled/capsuled/firewall/policy"
 )
 
 // Chains is the fence of one bridge.
@@ -46,9 +44,6 @@ var programs = []string{
 func New(opt Options) (*Chains, error) {
 	if err := opt.validate(); err != nil {
 		return nil, fmt.Errorf("firewall: options: %w: %w", ErrInvalid, err)
-	}
-	if opt.Policies == nil {
-		opt.Policies = []policy.Policy{maintenance}
 	}
 	policies, err := opt.load(opt.Policies)
 	if err != nil {

@@ -165,7 +165,7 @@ func TestRandomOrderEndsAlike(t *testing.T) {
 			b := pool[rapid.IntRange(0, 8).Draw(rt, "which")]
 			switch rapid.SampledFrom([]string{"open", "close", "move", "drop", "lose"}).Draw(rt, "what") {
 			case "open":
-				b.Policy = Maintenance
+				b.Policy = maintenance.Name
 				err = c.Put(ctx, b)
 			case "close":
 				err = c.Put(ctx, b.closed())

@@ -28,8 +28,14 @@ var update = flag.Bool("update", false, "write testdata/*.golden anew")
 func options(subnet string) Options {
 	return Options{
 		Bridge: "capsbr0", Subnet: netip.MustParsePrefix(subnet), PortLow: 16000, PortHigh: 18999,
-		Log: slog.New(slog.DiscardHandler),
+		Log: slog.New(slog.DiscardHandler), Policies: []policy.Policy{maintenance},
 	}
+}
+
+// maintenance is DHCP and DNS by the host, the world beyond it, ssh forwarded in.
+var maintenance = policy.Policy{
+	Name: "maintenance", DHCP: true, DNS: policy.Forward, SSH: true,
+	Rules: []policy.Rule{{Direction: policy.Out, Protocol: policy.Any}},
 }
 
 // bindings are n of them, every fifth closed and every seventh without ssh.
@@ -39,7 +45,7 @@ func bindings(o Options, n int) []Binding {
 	for i := range all {
 		ip = ip.Next()
 		all[i] = Binding{
-			Tap: fmt.Sprintf("cap-%08x", i*2654435761&0xffffffff), IP: ip, Policy: Maintenance,
+			Tap: fmt.Sprintf("cap-%08x", i*2654435761&0xffffffff), IP: ip, Policy: maintenance.Name,
 			MAC: net.HardwareAddr{0x02, 0, 0x53, 0, byte(i >> 8), byte(i)}, SSHPort: uint16(16000 + i),
 		}
 		if i%5 == 4 {
@@ -163,11 +169,8 @@ func walk(chains chainSet, name string, port uint32) string {
 	return ""
 }
 
-// wants are bindings under the policies of the options, or under maintenance where they give none.
+// wants are bindings under the policies of the options.
 func wants(o Options, all []Binding) wanted {
-	if o.Policies == nil {
-		o.Policies = []policy.Policy{maintenance}
-	}
 	policies, err := o.load(o.Policies)
 	if err != nil {
 		panic(err)

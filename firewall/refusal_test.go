@@ -31,7 +31,7 @@ func TestRefusalLeavesNothingLooser(t *testing.T) {
 	moved := all[0]
 	moved.IP = bindings(o, 9)[8].IP
 	for _, program := range []string{"iptables-restore", "nft", "iptables-save"} {
-		for name, b := range map[string]Binding{"open": {Tap: all[1].Tap, MAC: all[1].MAC, IP: all[1].IP, Policy: Maintenance},
+		for name, b := range map[string]Binding{"open": {Tap: all[1].Tap, MAC: all[1].MAC, IP: all[1].IP, Policy: maintenance.Name},
 			"close": all[0].closed(), "move": moved, "new": all[2]} {
 			t.Run(program+" "+name, func(t *testing.T) {
 				c := fresh(t, o)

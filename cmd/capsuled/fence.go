@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/capsuled/capsuled/firewall"
-	"github.com/capsuled/capsuled/firewall/policy"
 )
 
 // fence closes the host for the time before a daemon runs: it installs the base rules of both layers with no binding at
@@ -47,8 +46,7 @@ func fence(ctx context.Context, path, lock string, stderr io.Writer) int {
 
 // closeAll makes the kernel have the base rules and nothing else of ours.
 func closeAll(ctx context.Context, c Config, log *slog.Logger) error {
-	opt := firewallOptions(c, log, nil)
-	opt.Policies = []policy.Policy{} // none, not those of the package: nothing can name one
+	opt := firewallOptions(c, log, nil) // no policies: nothing can name one
 	chains, err := firewall.New(opt)
 	if err != nil {
 		return err
