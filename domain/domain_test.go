@@ -39,6 +39,7 @@ func TestClass(t *testing.T) {
 		{lv(libvirt.ERR_INTERNAL_ERROR, "else"), nil},
 		{lv(libvirt.ERR_SYSTEM_ERROR, "End of file while reading data: Input/output error"), nil},
 		{libvirt.Error{Code: libvirt.ERR_SYSTEM_ERROR, Domain: libvirt.FROM_RPC, Message: "End of file while reading data: Input/output error"}, ErrUnavailable},
+		{libvirt.Error{Code: libvirt.ERR_INTERNAL_ERROR, Domain: libvirt.FROM_RPC, Message: "connection closed due to keepalive timeout"}, ErrUnavailable},
 		{libvirt.Error{Code: libvirt.ERR_SYSTEM_ERROR, Domain: libvirt.FROM_QEMU, Message: "Unable to read from monitor: Connection reset by peer"}, nil},
 		{context.DeadlineExceeded, ErrUnavailable},
 		{context.Canceled, ErrUnavailable},

@@ -90,8 +90,8 @@ func class(err error) error {
 	if c, ok := codes[lv.Code]; ok {
 		return c
 	}
-	if lv.Domain == libvirt.FROM_RPC && lv.Code == libvirt.ERR_SYSTEM_ERROR {
-		return ErrUnavailable // the connection broke: "End of file while reading data", among others
+	if lv.Domain == libvirt.FROM_RPC && (lv.Code == libvirt.ERR_SYSTEM_ERROR || lv.Code == libvirt.ERR_INTERNAL_ERROR) {
+		return ErrUnavailable // "End of file while reading data", "connection closed due to keepalive timeout", and others
 	}
 	switch lv.Code {
 	case libvirt.ERR_INTERNAL_ERROR, libvirt.ERR_SYSTEM_ERROR, libvirt.ERR_OPERATION_FAILED:
