@@ -105,6 +105,9 @@ func (b *bench) kill() {
 		b.stop()
 		<-b.done
 		b.stop = nil
+		b.machine.mu.Lock()
+		clear(b.machine.quiet)
+		b.machine.mu.Unlock()
 	}
 }
 
@@ -184,6 +187,9 @@ func (b *bench) settled() {
 	for _, c := range capsules {
 		d := m.domains[domain.ID(c.ID)]
 		running := d != nil && d.state == domain.Running
+		if quiet := m.quiet[domain.ID(c.ID)]; quiet != (c.Mode == daemon.Secure) && c.State == daemon.Running {
+			b.t.Errorf("%s is in mode %s, and its guest's figures are kept away: %t", c.ID, c.Mode, quiet)
+		}
 		p := m.points[domain.ID(c.ID)]
 		if p == nil {
 			p = &fakePoint{}

@@ -63,6 +63,9 @@ func (a *act) reopen(ctx context.Context) error {
 	if !p.running {
 		return nil // it ended meanwhile; the reconciler will say so
 	}
+	if err := a.d.domains.Quiet(ctx, a.id(), false); err != nil {
+		return err
+	}
 	return a.d.domains.Resume(ctx, a.id())
 }
 
@@ -250,6 +253,9 @@ func (a *act) openSecure(ctx context.Context) error {
 	}
 	a.capsule.Review = why.Review
 	if err := a.d.store.Update(ctx, func(tx *store.Tx) error { return tx.PutReview(a.capsule.ID, why.Review) }); err != nil {
+		return err
+	}
+	if err := a.d.domains.Quiet(ctx, a.id(), true); err != nil { // a restart has forgotten it
 		return err
 	}
 	a.say("%s", securePolicy(a.capsule))

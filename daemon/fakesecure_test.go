@@ -196,8 +196,8 @@ func (m *machine) SetPassword(ctx context.Context, _ domain.ID, _ string) error 
 	return m.call(ctx, "SetPassword", m.away(func() error { return nil }))
 }
 
-func (m *machine) Quiet(ctx context.Context, _ domain.ID, _ bool) error {
-	return m.call(ctx, "Quiet", m.away(func() error { return nil }))
+func (m *machine) Quiet(ctx context.Context, id domain.ID, quiet bool) error {
+	return m.call(ctx, "Quiet", m.away(func() error { m.quiet[id] = quiet; return nil }))
 }
 
 // guest fails what a guest would be asked that does not answer.

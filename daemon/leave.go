@@ -83,10 +83,7 @@ func (a *act) restore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := a.d.domains.Restore(ctx, spec, there.RAM); err != nil {
-		return err
-	}
-	return a.d.domains.Quiet(ctx, a.id(), false)
+	return a.d.domains.Restore(ctx, spec, there.RAM)
 }
 
 // release gives the clean point up: from here on the machine may run, and a restore would break its disk. The record
@@ -107,6 +104,9 @@ func (a *act) unpause(ctx context.Context) error {
 	}
 	c := a.as(mode)
 	if err := a.verify(ctx, c, inForce(c)); err != nil {
+		return err
+	}
+	if err := a.d.domains.Quiet(ctx, a.id(), mode == Secure); err != nil {
 		return err
 	}
 	return a.d.domains.Resume(ctx, a.id())
@@ -134,7 +134,11 @@ func (a *act) forget(ctx context.Context) error {
 		return nil // a launch that is taken up: it forgot before it started
 	}
 	secure := a.capsule.Mode == Secure || a.capsule.CleanPoint != ""
-	if err := a.forgetFiles(ctx); err != nil || !secure {
+	quiet := a.d.domains.Quiet(ctx, a.id(), false)
+	if errors.Is(quiet, domain.ErrNotFound) {
+		quiet = nil
+	}
+	if err := errors.Join(quiet, a.forgetFiles(ctx)); err != nil || !secure {
 		return err
 	}
 	if err := a.d.files.DropSerialLog(ctx, a.capsule.ID); err != nil {
@@ -150,7 +154,7 @@ func (a *act) forget(ctx context.Context) error {
 	if _, err := a.d.domains.ObserveOne(ctx, a.id()); errors.Is(err, domain.ErrNotFound) {
 		return nil
 	}
-	return errors.Join(a.d.domains.Quiet(ctx, a.id(), false), a.define(ctx))
+	return a.define(ctx)
 }
 
 func (a *act) forgetFiles(ctx context.Context) error {

@@ -182,8 +182,11 @@ func capsuleDone(tx *store.Tx, a *act) error {
 func capsuleFailed(tx *store.Tx, a *act, cause *Error) error {
 	m, id := moves[a.proc.kind], a.op.Target
 	state, mode := m.failed, cmp.Or(m.lost, a.capsule.Mode)
-	if a.proc.kind == opEnter && a.undone {
+	switch {
+	case a.proc.kind == opEnter && a.undone:
 		state, mode = Running, Maintenance // as it was
+	case a.proc.kind == opEnter && a.capsule.CleanPoint == "":
+		mode = Maintenance // no data was near, or it is gone again
 	}
 	text := fmt.Sprintf("%s: step %s: %s (operation %s)", a.proc.kind, a.op.Step, cause.Message, a.op.ID)
 	if err := tx.MoveCapsule(id, []State{m.pendingIn(a.capsule.Mode)}, state, mode, text); err != nil {

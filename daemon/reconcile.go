@@ -227,6 +227,9 @@ func (d *Daemon) converge(ctx context.Context) error {
 		if judge(c, o, present).kind != "" {
 			d.complain(ctx, "capsule "+c.ID, d.reconcile(ctx, c.ID))
 		}
+		if c.Mode == Secure && present { // a connection to libvirt that is new knows nothing of it
+			d.complain(ctx, "figures of capsule "+c.ID, d.domains.Quiet(ctx, id, true))
+		}
 		if c.State == Failed && !c.Provisioned && present {
 			d.complain(ctx, "capsule "+c.ID, d.end(ctx, id, "domain of a creation that failed"))
 		}
