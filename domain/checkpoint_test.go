@@ -47,7 +47,7 @@ func TestCheckpointRefuses(t *testing.T) {
 			t.Errorf("onto %s: a clean point", name)
 		}
 		t.Log(err)
-		if left, err := filepath.Glob(cp.RAM + "*"); err != nil || len(left) > 0 {
+		if left, err := filepath.Glob(filepath.Join(filepath.Dir(cp.RAM), "*clean.ram*")); err != nil || len(left) > 0 {
 			t.Errorf("onto %s: left %v, %v", name, left, err)
 		}
 		isState(t, h, "onto "+name, s.ID, domain.Running)
@@ -103,7 +103,7 @@ func TestCheckpointAdrift(t *testing.T) {
 			sh(t, "chmod", "666", cp.Overlay)
 			if row.ram {
 				doc := filepath.Join(t.TempDir(), "ram.xml")
-				noErr(t, "write", os.WriteFile(doc, []byte("<domainsnapshot><memory snapshot='external' file='"+cp.RAM+".new'/><disks><disk name='vda' snapshot='no'/></disks></domainsnapshot>"), 0o600))
+				noErr(t, "write", os.WriteFile(doc, []byte("<domainsnapshot><memory snapshot='external' file='"+unfinished(cp)+"'/><disks><disk name='vda' snapshot='no'/></disks></domainsnapshot>"), 0o600))
 				virsh(t, "snapshot-create", s.Name, doc, "--no-metadata")
 			}
 			monitor := func(doc string) {
@@ -125,7 +125,7 @@ func TestCheckpointAdrift(t *testing.T) {
 			if _, err := os.Stat(cp.RAM); (err == nil) != (row.ram && row.frozen) {
 				t.Errorf("RAM file: %v", err)
 			}
-			if _, err := os.Stat(cp.RAM + ".new"); err == nil {
+			if _, err := os.Stat(unfinished(cp)); err == nil {
 				t.Error("an unfinished RAM file is left")
 			}
 			isState(t, h, "meanwhile", s.ID, domain.Running)
@@ -155,7 +155,7 @@ func TestCheckpointInterrupted(t *testing.T) {
 		done := make(chan error, 1)
 		go func() { done <- h.Checkpoint(t.Context(), s.ID, cp) }()
 		pid := qemuPid(t, s.Name)
-		whenever(t, "RAM is saved", hasBytes(cp.RAM+".new"), func() { noErr(t, "stop", syscall.Kill(pid, syscall.SIGSTOP)) })
+		whenever(t, "RAM is saved", hasBytes(unfinished(cp)), func() { noErr(t, "stop", syscall.Kill(pid, syscall.SIGSTOP)) })
 		return s, cp, done, pid
 	}
 	t.Run("qemu", func(t *testing.T) {
@@ -214,9 +214,9 @@ func TestCheckpointOnce(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- h.Checkpoint(ctx, s.ID, cp) }()
 	told := cp // what libvirt was told, as far as the files show
-	whenever(t, "RAM is saved", func() bool { return hasBytes(cp.RAM)() || hasBytes(cp.RAM+".new")() }, func() {
-		if hasBytes(cp.RAM + ".new")() {
-			told.RAM += ".new"
+	whenever(t, "RAM is saved", func() bool { return hasBytes(cp.RAM)() || hasBytes(unfinished(cp))() }, func() {
+		if hasBytes(unfinished(cp))() {
+			told.RAM = unfinished(cp)
 		}
 	})
 	noErr(t, "checkpoint", <-done)
@@ -268,11 +268,11 @@ func TestCheckpointOfADeadClient(t *testing.T) {
 	running(t, h, s)
 	cp := newCleanPoint(t, s)
 	told := cp
-	told.RAM += ".new"
+	told.RAM = unfinished(cp)
 	client := exec.Command("virsh", "-c", "qemu:///system", "snapshot-create", s.Name, snapshotDoc(t, told), "--no-metadata", "--reuse-external", "--atomic")
 	noErr(t, "client", client.Start())
 	pid := qemuPid(t, s.Name)
-	whenever(t, "RAM is saved", hasBytes(cp.RAM+".new"), func() { noErr(t, "stop", syscall.Kill(pid, syscall.SIGSTOP)) })
+	whenever(t, "RAM is saved", hasBytes(unfinished(cp)), func() { noErr(t, "stop", syscall.Kill(pid, syscall.SIGSTOP)) })
 	noErr(t, "kill", client.Process.Kill())
 	_ = client.Wait()
 	short, cancel := context.WithTimeout(ctx, time.Second)

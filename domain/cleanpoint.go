@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,7 +18,7 @@ import (
 type CleanPoint struct {
 	Disk    string // path of the first disk, as the Spec has it
 	Overlay string // an empty qcow2 image over Disk, made by the caller: the first disk from the clean point on
-	RAM     string // path of the file that the RAM is saved to; it is RAM.new until it is whole
+	RAM     string // path of the file that the RAM is saved to; .new- stands before its name until it is whole
 }
 
 func (cp CleanPoint) validate() error {
@@ -30,7 +31,9 @@ func (cp CleanPoint) validate() error {
 }
 
 // unfinished is the RAM file's name until the clean point is made. Only a libvirtd that dies leaves one.
-func (cp CleanPoint) unfinished() string { return cp.RAM + ".new" }
+func (cp CleanPoint) unfinished() string {
+	return filepath.Join(filepath.Dir(cp.RAM), ".new-"+filepath.Base(cp.RAM))
+}
 
 // jobPoll is how often libvirt is asked whether a job has ended: it has no event for a snapshot's.
 const jobPoll = 50 * time.Millisecond

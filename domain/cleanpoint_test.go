@@ -36,6 +36,11 @@ func newCleanPoint(t *testing.T, s domain.Spec) domain.CleanPoint {
 	return cp
 }
 
+// unfinished is the RAM file's name while it is written.
+func unfinished(cp domain.CleanPoint) string {
+	return filepath.Join(filepath.Dir(cp.RAM), ".new-"+filepath.Base(cp.RAM))
+}
+
 // newVolume makes a formatted qcow2 disk over a base, with a label.
 func newVolume(t *testing.T, s domain.Spec, label string) domain.Disk {
 	t.Helper()
@@ -115,7 +120,7 @@ func TestCleanPoint(t *testing.T) {
 		noErr(t, "checkpoint", h.Checkpoint(ctx, s.ID, cp))
 		t.Logf("checkpoint %v", time.Since(start))
 		noErr(t, "checkpoint again", h.Checkpoint(ctx, s.ID, cp))
-		if _, err := os.Stat(cp.RAM + ".new"); err == nil {
+		if _, err := os.Stat(unfinished(cp)); err == nil {
 			t.Error("an unfinished RAM file is left")
 		}
 		noErr(t, "define again", h.Define(ctx, s))
