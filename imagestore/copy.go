@@ -64,6 +64,7 @@ func identify(f *os.File) (identity, unix.Stat_t, error) {
 // intake copies a file in and digests it on the way.
 type intake struct {
 	store    *Store
+	name     string // of the step, for progress
 	from, to *os.File
 	size     int64
 	progress Progress
@@ -78,7 +79,7 @@ func (s *Store) takeIn(ctx context.Context, from, to *os.File, p Progress) (Dige
 	if err != nil {
 		return "", err
 	}
-	c := &intake{store: s, from: from, to: to, size: before.size, progress: p, digest: sha256.New()}
+	c := &intake{store: s, name: "copy", from: from, to: to, size: before.size, progress: p, digest: sha256.New()}
 	if before.size > maxVirtual*2 {
 		return "", refuse("give a smaller image", "it is %d bytes long", before.size)
 	}
@@ -158,7 +159,7 @@ func (c *intake) chunk(ctx context.Context, r *os.File, buf []byte, at int64, wr
 func (c *intake) step(ctx context.Context, done int64) error {
 	if c.progress != nil && (done == c.size || done-c.told >= max(c.size/200, copyChunk)) {
 		c.told = done
-		c.progress("copy", done, c.size)
+		c.progress(c.name, done, c.size)
 	}
 	return ctx.Err()
 }

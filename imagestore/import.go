@@ -11,8 +11,9 @@ import (
 	"time"
 )
 
-// Progress hears how far an import is: step "copy" in bytes, then step "inspect" from 0 to 1. It is called
-// from one goroutine, some hundred times at most, and should return at once.
+// Progress hears how far a long job is. An import has step "copy" in bytes, then step "inspect" from 0 to 1; before
+// these a flattening has "convert" and "clean", and any job that reads its bytes once more has "digest". A total of -1
+// is not known. It is called from one goroutine at a time, some hundred times at most, and should return at once.
 type Progress func(step string, done, total int64)
 
 // Import takes a file in as an image. The file is copied or reflinked first, holes kept, and everything else
@@ -29,10 +30,7 @@ func (s *Store) Import(ctx context.Context, path string, p Progress) (Image, err
 	if err != nil {
 		return Image{}, failed("import", strconv.Quote(path), err)
 	}
-	s.opt.Log.LogAttrs(ctx, slog.LevelInfo, "image imported", slog.String("digest", string(img.Digest)),
-		slog.String("format", string(img.Format)), slog.Int64("file_bytes", img.FileBytes),
-		slog.Duration("took", time.Since(began)))
-	s.measure()
+	s.imported(ctx, "image imported", img, began)
 	return img, nil
 }
 
@@ -58,14 +56,23 @@ func (s *Store) importFile(ctx context.Context, path string, p Progress) (_ Imag
 	if err = errors.Join(err, to.Chmod(0o444), to.Close()); err != nil {
 		return Image{}, err
 	}
+	return s.commit(ctx, name, digest, p, s.incoming.rename)
+}
+
+// commit makes a complete file in incoming an image, unless the same bytes are one already. place is how the file
+// gets its final name: by moving or by linking it.
+func (s *Store) commit(ctx context.Context, name string, digest Digest, p Progress, place placing) (Image, error) {
 	if img, err := s.Stat(ctx, digest); err == nil || !errors.Is(err, ErrNotFound) {
 		return img, err // the same bytes were inspected when they came the first time
 	}
-	return s.admit(ctx, name, digest, p)
+	return s.admit(ctx, name, digest, p, place)
 }
 
+// placing gives an entry of a directory a name in another one, and replaces nothing there.
+type placing func(name string, to *directory, as string) error
+
 // admit inspects a complete file in incoming and gives it its final name.
-func (s *Store) admit(ctx context.Context, name string, digest Digest, p Progress) (Image, error) {
+func (s *Store) admit(ctx context.Context, name string, digest Digest, p Progress, place placing) (Image, error) {
 	// Read-only from here on, and readable for the sandbox, which gets the descriptor: nobody but root can come
 	// near it by name.
 	f, err := s.incoming.open(name)
@@ -91,7 +98,7 @@ func (s *Store) admit(ctx context.Context, name string, digest Digest, p Progres
 	if err != nil {
 		return Image{}, err
 	}
-	err = s.incoming.rename(name, s.images, imageName(digits, format))
+	err = place(name, s.images, imageName(digits, format))
 	if err != nil && !errors.Is(err, fs.ErrExist) { // exists: somebody imported the same bytes meanwhile
 		return Image{}, err
 	}

@@ -1,6 +1,7 @@
 package imagestore
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -23,6 +24,8 @@ type Options struct {
 	ReaderGID int
 	// ReserveBytes of the file system stay free: work that would leave less is refused with ErrExhausted.
 	ReserveBytes int64
+	// MaxImageBytes bounds what comes as a stream: an upload, a download; 0 for 1 TiB.
+	MaxImageBytes int64
 	// Log is required.
 	Log *slog.Logger
 	// Registerer takes the store's metrics; nil for none.
@@ -41,30 +44,40 @@ type Store struct {
 
 	prepare sync.Mutex // one Prepare at a time: both would format the same template
 
-	mu   sync.Mutex      // guards live
-	live map[string]bool // names in incoming that an Import of this process is filling
+	converting chan struct{} // holds one token: one conversion at a time, see flatten.go
+	boot       string        // tells this boot of the machine from others
+
+	mu      sync.Mutex             // guards live and uploads
+	live    map[string]bool        // names in incoming that this process works on
+	uploads map[UploadID]*digested // what of each upload was digested as it came
 }
 
 const (
 	partialPrefix = ".new-"     // a file or template that is not finished
 	erasingPrefix = ".erasing-" // a clone's directory on its way out
+
+	defaultMaxImage = 1 << 40
 )
 
 // Open opens the store, makes its directories with the right modes, finds out whether the file system can
 // share blocks between files, and holds the store against a second process until Close (ErrInUse).
 // ErrInvalid for an option that makes no sense. It removes nothing: see [Store.Sweep].
 func Open(opt Options) (_ *Store, err error) {
-	if !filepath.IsAbs(opt.Dir) || opt.Log == nil || opt.ReserveBytes < 0 || opt.ReaderGID < -1 {
+	if !filepath.IsAbs(opt.Dir) || opt.Log == nil || opt.ReserveBytes < 0 || opt.MaxImageBytes < 0 || opt.ReaderGID < -1 {
 		return nil, failed("open", opt.Dir, fmt.Errorf("%w: want an absolute directory, a logger, and no negative number but -1 for the group", ErrInvalid))
 	}
 	opt.Dir = filepath.Clean(opt.Dir)
-	s := &Store{opt: opt, live: map[string]bool{}}
+	opt.MaxImageBytes = cmp.Or(opt.MaxImageBytes, defaultMaxImage)
+	s := &Store{opt: opt, live: map[string]bool{}, uploads: map[UploadID]*digested{}, converting: make(chan struct{}, 1)}
 	defer func() {
 		if err != nil {
 			s.Close()
 			err = failed("open", opt.Dir, err)
 		}
 	}()
+	if s.boot, err = thisBoot(); err != nil {
+		return nil, err
+	}
 	if err = s.openDirectories(); err != nil {
 		return nil, err
 	}

@@ -6,6 +6,9 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The kinds of things that a sweep finds, as the metric has them.
@@ -37,6 +40,8 @@ func (w *sweeper) note(kind, name string, err error) {
 // keys, and everything half-made or half-erased that a crash left. It returns what it removed, as sorted paths
 // below the state directory. It follows no symbolic link, leaves files alone whose names are not the store's,
 // goes on after an error and joins what it met.
+//
+// Uploads of this boot of the machine wait a day for their next piece; then they go too.
 //
 // Imports and clones under way are left alone, but one that has just ended without a record is an orphan like
 // any other: the caller runs it at start, or when no such work of its own is between the bytes and the record.
@@ -75,15 +80,29 @@ func (w *sweeper) each(ctx context.Context, d *directory, do func(name string)) 
 	}
 }
 
-// sweepIncoming empties the place of imports, but for those of this process.
+// sweepIncoming empties the place of imports, but for those of this process, and for uploads that wait for more.
 func (w *sweeper) sweepIncoming(ctx context.Context) {
 	w.each(ctx, w.incoming, func(name string) {
 		w.mu.Lock()
 		defer w.mu.Unlock() // so that no import begins under this name between the look and the removal
-		if !w.live[name] {
+		if !w.live[name] && !w.waits(name) {
 			w.note(kindPartial, "images/incoming/"+name, w.incoming.removeAll(name))
 		}
 	})
+}
+
+// waits says whether a name in incoming is that of an upload of this boot to which something came lately.
+func (w *sweeper) waits(name string) bool {
+	u, ok := parseUploadName(name, w.boot)
+	if !ok {
+		return false
+	}
+	st, err := w.incoming.stat(name)
+	if err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && time.Since(time.Unix(st.Mtim.Unix())) < uploadAge {
+		return true
+	}
+	delete(w.uploads, u.ID) // the caller holds mu
+	return false
 }
 
 func (w *sweeper) sweepTemplates(ctx context.Context) {
