@@ -82,7 +82,7 @@ type files interface {
 	DropOverlay(ctx context.Context, key string) error
 	DropRAM(ctx context.Context, key string) error
 	DropSerialLog(ctx context.Context, key string) error
-	OpenBy(ctx context.Context, key string) ([]imagestore.Holder, error)
+	OpenBy(ctx context.Context, key string, disks ...string) ([]imagestore.Holder, error)
 }
 
 type images interface {

@@ -187,7 +187,7 @@ func (a *act) attach(ctx context.Context) error {
 	if err := a.d.domains.Quiet(ctx, a.id(), true); err != nil {
 		return err
 	}
-	for _, name := range attached[Secure][1:] {
+	for _, name := range volumeNames {
 		disk, err := diskOf(a.capsule, files, name)
 		if err != nil {
 			return err
@@ -221,7 +221,7 @@ func (a *act) mount(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, a.d.opt.MountWait)
 	defer cancel()
 	var mounts []domain.Mount
-	for _, name := range attached[Secure][1:] {
+	for _, name := range volumeNames {
 		mounts = append(mounts, domain.Mount{Serial: name, Label: name, Path: mountPoints[name], Owner: a.capsule.ImageUser})
 	}
 	err := a.d.domains.GuestMount(ctx, a.id(), mounts)

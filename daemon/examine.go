@@ -194,7 +194,7 @@ func (d *Daemon) examineHolders(ctx context.Context, e *examination) {
 	if e.c.Mode == Secure {
 		return // QEMU has them, as the live domain says
 	}
-	holders, err := d.files.OpenBy(ctx, e.c.ID)
+	holders, err := d.files.OpenBy(ctx, e.c.ID, volumeNames...)
 	if errors.Is(err, imagestore.ErrNotFound) {
 		return
 	}
@@ -202,11 +202,28 @@ func (d *Daemon) examineHolders(ctx context.Context, e *examination) {
 		e.unknown("P3", "processes with a volume open", err)
 		return
 	}
-	var faults []string
+	faults, readers := []string(nil), "none"
 	for _, h := range holders {
-		if h.Disk != rootDisk {
+		switch {
+		case h.Write:
 			faults = append(faults, fmt.Sprintf("process %d has %s", h.PID, h.Disk))
+		default: // such as a backup: no domain opens a disk that it cannot write
+			readers = fmt.Sprintf("process %d reads %s", h.PID, h.Disk)
 		}
 	}
-	e.check("P3", "processes with a volume open", len(faults) == 0, "%s", found(faults, "none"))
+	e.check("P3", "processes with a volume open", len(faults) == 0, "%s", found(faults, readers))
+}
+
+// dataNear says whether a process can write to one of a capsule's volumes, as a domain does that has it attached. It asks
+// the kernel, so that it is known whatever the records say and while libvirt is away. What cannot be known is near.
+func (d *Daemon) dataNear(ctx context.Context, c store.Capsule) bool {
+	holders, err := d.files.OpenBy(ctx, c.ID, volumeNames...)
+	if errors.Is(err, imagestore.ErrNotFound) {
+		return false
+	}
+	if err != nil {
+		d.complain(ctx, "volumes of capsule "+c.ID, err)
+		return true
+	}
+	return slices.ContainsFunc(holders, func(h imagestore.Holder) bool { return h.Write })
 }

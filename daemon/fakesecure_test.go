@@ -331,11 +331,14 @@ func (m *machine) DropSerialLog(ctx context.Context, _ string) error {
 	return m.call(ctx, "DropSerialLog", func() error { return nil })
 }
 
-func (m *machine) OpenBy(ctx context.Context, key string) (h []imagestore.Holder, err error) {
+func (m *machine) OpenBy(ctx context.Context, key string, only ...string) (h []imagestore.Holder, err error) {
 	err = m.call(ctx, "OpenBy", func() error {
 		if d := m.domains[domain.ID(key)]; d != nil {
 			for _, disk := range d.live {
-				h = append(h, imagestore.Holder{PID: 1, Disk: disk.Serial})
+				if !slices.Contains(only, disk.Serial) {
+					continue
+				}
+				h = append(h, imagestore.Holder{PID: 1, Disk: disk.Serial, Write: true})
 			}
 		}
 		return nil

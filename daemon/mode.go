@@ -53,10 +53,13 @@ func inForce(c store.Capsule) string {
 	return firewall.Closed
 }
 
+// volumeNames are the disks that hold protected data, in guest order.
+var volumeNames = []string{secureVolume, releaseSpool}
+
 // attached says which disks a domain has in a mode, in guest order. The volumes are in no list but secure mode's.
 var attached = map[Mode][]string{
 	Maintenance: {rootDisk},
-	Secure:      {rootDisk, secureVolume, releaseSpool},
+	Secure:      append([]string{rootDisk}, volumeNames...),
 }
 
 // mountPoints are where a guest finds its volumes (capsule contract, section 11).

@@ -227,6 +227,9 @@ func (d *Daemon) converge(ctx context.Context) error {
 		if judge(c, o, present).kind != "" {
 			d.complain(ctx, "capsule "+c.ID, d.reconcile(ctx, c.ID))
 		}
+		if c.State == Running && c.Mode == Maintenance && d.dataNear(ctx, c) {
+			d.hold(ctx, c, "it is in maintenance mode by its record, and a process has its volumes open")
+		}
 		if c.Mode == Secure && present { // a connection to libvirt that is new knows nothing of it
 			d.complain(ctx, "figures of capsule "+c.ID, d.domains.Quiet(ctx, id, true))
 		}
@@ -257,7 +260,8 @@ func (d *Daemon) converge(ctx context.Context) error {
 // operationsKept is how long ended operations can be looked up; the audit trail keeps what they did for ever.
 const operationsKept = 30 * 24 * time.Hour
 
-// refence applies the bindings of every capsule that has one. What the records do not name is closed.
+// refence applies the bindings of every capsule that has one. What the records do not name is closed, and so is who has
+// data attached against its record.
 func (d *Daemon) refence(ctx context.Context) error {
 	d.fenceMu.Lock()
 	defer d.fenceMu.Unlock()
@@ -273,6 +277,10 @@ func (d *Daemon) refence(ctx context.Context) error {
 		policy, opened := d.opened[c.ID]
 		if !opened {
 			policy = inForce(c)
+		}
+		// The records may be a backup that is older than what runs.
+		if !d.fit(policy) && d.dataNear(ctx, c) {
+			policy = firewall.Closed
 		}
 		b, err := binding(c, policy)
 		if err != nil {

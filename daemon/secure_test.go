@@ -1,10 +1,12 @@
 package daemon_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
 	"github.com/capsuled/capsuled/daemon"
+	"github.com/capsuled/capsuled/daemon/store"
 	"github.com/capsuled/capsuled/domain"
 )
 
@@ -299,5 +301,30 @@ func TestSwitchRefusals(t *testing.T) {
 	if _, err := b.ShowPolicy(t.Context(), alice, id); code(err) != daemon.Forbidden {
 		t.Errorf("a member sees the rules: %v", err)
 	}
+	b.settled()
+}
+
+// TestOlderRecords restores a backup of the records from before a capsule entered secure mode: the capsule is closed at
+// once though its record says that it has a network, and held; a stop brings it back.
+func TestOlderRecords(t *testing.T) {
+	b := newBench(t, nil)
+	id := b.launched()
+	b.succeed(b.SwitchCapsule(t.Context(), alice, id, daemon.Secure, false))
+	b.kill()
+	if err := b.db.Update(t.Context(), func(tx *store.Tx) error {
+		return errors.Join(tx.PutCleanPoint(id, "", ""),
+			tx.MoveCapsule(id, []daemon.State{daemon.Running}, daemon.Running, daemon.Maintenance, ""))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	b.start()
+	b.idle()
+	if c := b.show(id); c.State != daemon.Failed || c.Observed != "paused" || !strings.Contains(c.Cause, "volumes open") {
+		t.Errorf("%s in %s, %s: %q", c.State, c.Mode, c.Observed, c.Cause)
+	}
+	if _, err := b.ResumeCapsule(t.Context(), root, id); code(err) != daemon.Conflict {
+		t.Errorf("it is resumed: %v", err)
+	}
+	b.succeed(b.StopCapsule(t.Context(), alice, id))
 	b.settled()
 }

@@ -77,6 +77,12 @@ func TestOpenBy(t *testing.T) {
 			r, w := openFile(t, volume.Path, os.O_RDONLY), openFile(t, c.RAM, os.O_WRONLY)
 			wantHolders(t, s, "this process",
 				imagestore.Holder{PID: self, Disk: "clean", Write: true}, imagestore.Holder{PID: self, Disk: "secure_volume"})
+			if h, err := s.OpenBy(t.Context(), keyA, "secure_volume"); err != nil || len(h) != 1 || h[0].Disk != "secure_volume" {
+				t.Errorf("asked for one disk: %+v, %v", h, err)
+			}
+			if h, err := s.OpenBy(t.Context(), keyA, "disk"); err != nil || len(h) != 0 {
+				t.Errorf("asked for a disk that nobody has: %+v, %v", h, err)
+			}
 			reader, writer := holding(t, r), holding(t, w)
 			r.Close()
 			w.Close()
