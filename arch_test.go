@@ -41,7 +41,7 @@ var owners = map[string][]string{
 	"github.com/coreos/go-systemd/":  {"systemd"},
 	"github.com/BurntSushi/":         {"cmd/capsuled", "firewall/policy"},
 	"github.com/spf13/":              {"cmd/capsulectl"},
-	"net/http":                       {"api", "api/client", "cmd/capsuled", "cmd/capsulectl"},
+	"net/http":                       {"api", "api/client", "cmd/capsuled", "cmd/capsulectl", "imagestore"}, // imagestore fetches images
 	"os/exec":                        {"firewall", "imagestore"},
 	"github.com/prometheus/client_golang/prometheus/promauto": {},
 }
