@@ -206,6 +206,7 @@ func examPolicies(t *testing.T) []policy.Policy {
 			{Deny: true, Direction: policy.Out, Peers: prefixes("203.0.113.0/24")},
 			{Direction: policy.Out, Protocol: policy.TCP, Ports: ports(443, 443, 8000, 8100)},
 			{Direction: policy.Out, Protocol: policy.ICMP},
+			{Direction: policy.In, Protocol: policy.TCP, Ports: ports(9000, 9000)}, // of others than the host
 		}},
 		{Name: "mixed", DHCP: true, Rules: []policy.Rule{
 			{Direction: policy.Out, Protocol: policy.UDP, Peers: prefixes("203.0.113.5/32"), Ports: ports(53, 67)},
@@ -338,6 +339,16 @@ func TestAnswersPass(t *testing.T) {
 			s.settle()
 			if s.wire1.has(marks[0]) || x.world.has(marks[1]) {
 				t.Error("a connection begins with the port of an answer")
+			}
+			if spoil == "iptables -F" {
+				return // the bridge layer knows no connections
+			}
+			mark := "<answer to nothing " + spoil + ">"
+			x.world.send(ether(net.HardwareAddr{2, 7, 7, 7, 7, 7}, x.uplink, 0x0800,
+				opening(policy.UDP, port(worldAddr, 7001), port(s.one.IP, 7), 3, mark), ""))
+			s.settle()
+			if s.wire1.has(mark) {
+				t.Error("an answer comes to no question")
 			}
 		})
 	}

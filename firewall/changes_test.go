@@ -2,11 +2,15 @@ package firewall
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func portText(p uint16) string { return strconv.Itoa(int(p)) }
@@ -72,18 +76,45 @@ func TestLookingIsNoChange(t *testing.T) {
 	}
 }
 
-// More messages than a socket holds tell as well.
-func TestManyChangesAreTold(t *testing.T) {
-	c := fresh(t, options("192.168.53.0/24"))
-	changes := c.Changes(t.Context())
+// More messages than a socket holds are a message.
+func TestOverflowIsAMessage(t *testing.T) {
+	fresh(t, options("192.168.53.0/24"))
+	var both [2]*os.File
+	for i := range both {
+		var err error
+		if both[i], err = openChanges(); err != nil {
+			t.Fatal(err)
+		}
+		defer both[i].Close()
+	}
+	manyChanges(t)
+	buf := make([]byte, 1<<16)
+	if _, err := both[0].Read(buf); !errors.Is(err, unix.ENOBUFS) {
+		t.Fatalf("the socket holds all: %v", err)
+	}
+	if !read(both[1], buf) {
+		t.Error("nothing is read")
+	}
+}
+
+// manyChanges makes more messages than a socket holds.
+func manyChanges(t *testing.T) {
+	t.Helper()
 	var text strings.Builder
-	text.WriteString("add table inet many\n")
+	text.WriteString("add table inet many\ndelete table inet many\nadd table inet many\n")
 	for i := range 5000 {
 		fmt.Fprintf(&text, "add chain inet many c%d\nadd rule inet many c%d drop\n", i, i)
 	}
 	if _, err := command(t.Context(), text.String(), "nft", "-f", "-"); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// Many messages tell as well.
+func TestManyChangesAreTold(t *testing.T) {
+	c := fresh(t, options("192.168.53.0/24"))
+	changes := c.Changes(t.Context())
+	manyChanges(t)
 	told(t, changes)
 	run(t, t.Context(), "nft", "delete", "table", "inet", "many")
 	told(t, changes)

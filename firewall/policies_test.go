@@ -225,6 +225,18 @@ func TestSetPoliciesEndsAlike(t *testing.T) {
 	}
 }
 
+// A table that is there is edited: replaced by another it loses packets.
+func TestPoliciesEditTheTable(t *testing.T) {
+	o := guarded("192.168.53.0/24")
+	all := []Binding{under(bindings(o, 1)[0], narrow.Name), bindings(o, 2)[1]}
+	w := wants(o, all)
+	blocks := o.wantedBlocks(w.policies)
+	have := bridgeState{blocks: blocks, elements: o.compileBridge(w)}
+	o.Policies = []policy.Policy{maintenance, {Name: narrow.Name, DHCP: true}, {Name: "new"}}
+	next := wants(o, all)
+	golden(t, "edit.bridge", o.bridgeChange(have, o.compileBridge(next), next.policies))
+}
+
 // Bindings of a policy that changed lose their connections, also where a new process brings the change; those of
 // others keep theirs.
 func TestChangedPolicyCuts(t *testing.T) {

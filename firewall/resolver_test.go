@@ -175,8 +175,11 @@ func TestResolverIsBounded(t *testing.T) {
 		t.Error("its neighbour is not answered")
 	}
 	r := NewResolver(s.chains, slog.New(slog.DiscardHandler))
-	for range questionBurst {
+	for range 10 * questionBurst {
 		r.answer(question(t, "data.example.org.", dnsmessage.TypeA), s.one.IP, questionMax)
+	}
+	if testutil.ToFloat64(s.chains.metrics.questions.WithLabelValues("limited")) < 2 { // one was a connection
+		t.Error("whoever asks too much is answered")
 	}
 	if r.answer(question(t, "data.example.org.", dnsmessage.TypeA), netip.MustParseAddr("192.168.53.200"), questionMax) != nil {
 		t.Error("somebody without a binding is answered")

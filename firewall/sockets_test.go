@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,6 +28,9 @@ func TestDisconnect(t *testing.T) {
 		t.Errorf("%d ended, %v; want %d", n, err, len(ends))
 	}
 	for i, c := range ends {
+		if err := c.SetReadDeadline(time.Now().Add(waitSeconds * time.Second)); err != nil {
+			t.Fatal(err)
+		}
 		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
 			t.Errorf("connection %d: %v, want a reset", i, err)
 		}
