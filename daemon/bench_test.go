@@ -29,6 +29,7 @@ var (
 type bench struct {
 	t       *testing.T
 	db      *store.DB
+	path    string // of the records
 	machine *machine
 	opt     func(*daemon.Options)
 
@@ -39,11 +40,12 @@ type bench struct {
 
 func newBench(t *testing.T, opt func(*daemon.Options)) *bench {
 	t.Helper()
-	db, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "capsuled.db"))
+	path := filepath.Join(t.TempDir(), "capsuled.db")
+	db, err := store.Open(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{t: t, db: db, machine: newMachine(), opt: opt}
+	b := &bench{t: t, db: db, path: path, machine: newMachine(), opt: opt}
 	b.machine.sources[sourcePath] = imagestore.Image{Digest: "sha256:00", Format: imagestore.Qcow2, FileBytes: 1, VirtualBytes: 2}
 	t.Cleanup(func() {
 		b.kill()

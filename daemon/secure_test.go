@@ -2,6 +2,7 @@ package daemon_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -232,6 +233,20 @@ func TestMuteGuest(t *testing.T) {
 		t.Errorf("in %s: %q", c.Mode, c.Cause)
 	}
 	b.settled()
+}
+
+// TestGuestNumbers: what a guest in secure mode answers is in no operation and no record.
+func TestGuestNumbers(t *testing.T) {
+	b := newBench(t, nil)
+	id := b.secured()
+	op := b.wait(b.SwitchCapsule(t.Context(), alice, id, daemon.Maintenance, false))
+	records, err := b.SwitchRecords(t.Context(), alice, id)
+	if err != nil || op.State != daemon.OperationSucceeded {
+		t.Fatal(op, err)
+	}
+	if said := fmt.Sprint(op, records); strings.Contains(said, fmt.Sprint(guestNumber)) {
+		t.Error("the guest's number is told:", said)
+	}
 }
 
 // TestPolicyFollows: type, review and reload change the policy of a capsule in secure mode at once.

@@ -2,12 +2,15 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/capsuled/capsuled/daemon/store"
+	"github.com/capsuled/capsuled/domain"
+	"github.com/capsuled/capsuled/firewall"
 )
 
 // watchFence restores what others change in the firewall, whatever else the daemon waits for: as soon as the kernel
@@ -104,11 +107,25 @@ func (d *Daemon) hold(ctx context.Context, c store.Capsule, cause string) {
 	_, err := d.begin(ctx, itself, opHold, c.ID, encode(reason{cause}), c.Version)
 	if e := classify(err); e != nil {
 		if e.Code != Busy && e.Code != Conflict {
-			d.complain(ctx, "hold of capsule "+c.ID, err)
+			d.complain(ctx, "hold of capsule "+c.ID, errors.Join(err, d.closeNow(ctx, c)))
 		}
 		return
 	}
 	d.log.LogAttrs(ctx, slog.LevelError, "capsule is closed and paused: it cannot be proved safe", slog.String("capsule", c.ID), slog.String("cause", cause))
+}
+
+// closeNow closes and pauses a capsule whose hold cannot be written down, as on a disk that is full: a guest can fill it,
+// and must not win by that. The next look finds another policy in force than the record asks for, and begins the hold again.
+func (d *Daemon) closeNow(ctx context.Context, c store.Capsule) error {
+	b, err := binding(c, firewall.Closed)
+	if err != nil {
+		return err
+	}
+	d.fenceMu.Lock()
+	d.opened[c.ID] = firewall.Closed
+	err = d.fences.Put(ctx, b)
+	d.fenceMu.Unlock()
+	return errors.Join(err, d.domains.Pause(ctx, domain.ID(c.ID)))
 }
 
 func (d *Daemon) holdSecure(ctx context.Context, cause string) {
