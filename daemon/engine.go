@@ -52,6 +52,8 @@ type act struct {
 	flows    int    // connections that were cut
 	reserved string // what is not as it should be and does not fail the operation, such as a guest that mounts nothing
 	undone   bool   // everything that had been done was taken back
+	// pointBefore is the id of the clean point that there was before the steps; one of them may give it up.
+	pointBefore string
 
 	mu sync.Mutex // guards op
 	op store.Operation

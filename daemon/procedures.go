@@ -152,6 +152,7 @@ func (d *Daemon) limit(step string) time.Duration {
 
 func loadCapsule(tx *store.Tx, a *act) (err error) {
 	a.capsule, err = tx.Capsule(a.op.Target)
+	a.pointBefore = cmp.Or(a.capsule.CleanPoint, a.pointBefore)
 	return err
 }
 

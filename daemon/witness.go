@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -29,7 +30,10 @@ func (a *act) testify(tx *store.Tx, state State, mode Mode, cause *Error) error 
 	r := SwitchRecord{
 		At: now, Capsule: a.op.Target, Operation: a.op.ID, Kind: a.proc.kind, Outcome: "succeeded", Actor: a.op.Actor, Origin: a.op.Origin,
 		State: state, Mode: mode, Policy: a.proof.Policy, Steps: a.op.Steps, RulesHash: a.proof.RulesHash, DomainHash: a.proof.DomainHash,
-		Volumes: a.proof.Volumes, CleanPoint: a.proof.CleanPoint, Cut: a.flows,
+		Volumes: a.proof.Volumes, CleanPoint: cmp.Or(a.proof.CleanPoint, a.pointBefore), Cut: a.flows, Cause: a.reserved,
+	}
+	if why, err := argument[reason](a); err == nil && why.Cause != "" { // begun by the daemon itself
+		r.Cause = why.Cause
 	}
 	if cause != nil {
 		r.Outcome, r.Cause = "failed", cause.Message
@@ -47,10 +51,10 @@ func (a *act) testify(tx *store.Tx, state State, mode Mode, cause *Error) error 
 	return nil
 }
 
-// SwitchRecords are the records of one capsule, newest first, 1000 at most.
+// SwitchRecords are the records of one capsule, newest first, 1000 at most. They outlive it, for administrators.
 func (d *Daemon) SwitchRecords(ctx context.Context, c Caller, id string) ([]SwitchRecord, error) {
 	var out []SwitchRecord
-	err := d.inspecting(ctx, c, id, func(tx *store.Tx, _ store.Capsule) error {
+	read := func(tx *store.Tx) error {
 		rows, err := tx.Switches(id, 1000)
 		if err != nil {
 			return err
@@ -64,6 +68,12 @@ func (d *Daemon) SwitchRecords(ctx context.Context, c Caller, id string) ([]Swit
 			out = append(out, r)
 		}
 		return nil
-	})
+	}
+	err := d.inspecting(ctx, c, id, func(tx *store.Tx, _ store.Capsule) error { return read(tx) })
+	if e := classify(err); e != nil && e.Code == NotFound && c.admin() {
+		if gone := d.view(ctx, read); gone != nil || len(out) > 0 {
+			return out, gone
+		}
+	}
 	return out, err
 }
