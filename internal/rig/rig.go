@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -75,11 +76,21 @@ func (d *Daemon) Start() error {
 	cmd := exec.Command(d.Programs.Capsuled, args...)
 	cmd.Stdout, cmd.Stderr = d.Log, d.Log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	began, done := make(chan error), make(chan error, 1)
+	go func() {
+		// The signal is sent when the thread ends that started the process (prctl(2), PR_SET_PDEATHSIG): this one is
+		// kept from others, who may end it.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		began <- err
+		if err == nil {
+			done <- cmd.Wait()
+		}
+	}()
+	if err := <-began; err != nil {
 		return fmt.Errorf("rig: %w", err)
 	}
-	done := make(chan error, 1)
-	go func() { done <- cmd.Wait() }()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.cmd, d.done = cmd, done

@@ -1,0 +1,108 @@
+package e2e
+
+import (
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/capsuled/capsuled/internal/testhost"
+)
+
+// TestSecureDaemonDies kills the daemon with -9 at the begin and at the end of every step of both ways, and starts it
+// again: the operation is carried through, the guest lives, and P1 holds at every sampled instant.
+func TestSecureDaemonDies(t *testing.T) {
+	v := newVault(t)
+	v.ssh(v.id, "true")
+	v.beacon()
+	v.secure()
+	v.maintenance()
+	steps := v.steps()
+	for name, late := range map[string]bool{"daemon killed as it begins": false, "daemon killed as it ends": true} {
+		v.bear(steps, blow{name: name, late: late,
+			strike: func(v *vault) { v.Kill() },
+			heal: func(v *vault) {
+				v.start()
+				v.settle()
+				if op := v.operations()[0]; op.State != "succeeded" {
+					v.t.Errorf("%s was not carried through: %s: %s", op.Kind, op.Step, op.Cause)
+				}
+			},
+		})
+	}
+	if v.status(v.id).Mode == "SECURE" {
+		v.maintenance()
+	}
+	v.hears()
+	v.clock()
+}
+
+// TestSecureLibvirtdDies kills libvirtd at every step of both ways, and starts it again.
+func TestSecureLibvirtdDies(t *testing.T) {
+	v := newVault(t)
+	v.ssh(v.id, "true")
+	v.beacon()
+	v.secure()
+	v.maintenance()
+	v.bear(v.steps(), blow{name: "libvirtd killed",
+		strike: func(v *vault) { testhost.KillLibvirtd(v.t) },
+		heal: func(v *vault) {
+			testhost.StartLibvirtd(v.t)
+			v.ready()
+		},
+	})
+}
+
+// TestSecureQEMUDies kills QEMU at every step of both ways at which there is one. The guest is not waited for: it dies
+// as it boots, and mounts nothing.
+func TestSecureQEMUDies(t *testing.T) {
+	v := newVault(t, `secure.mount_wait = "1s"`, `secure.flush_wait = "1s"`)
+	v.secure()
+	v.maintenance()
+	v.bear(v.steps(), blow{name: "QEMU killed",
+		strike: func(v *vault) {
+			if pid := qemu(v.t, v.id); pid != 0 {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+		},
+		heal: func(*vault) {},
+	})
+}
+
+// TestSecureDNSMasqDies kills the network's dnsmasq in the middle of both ways: that is no reason for anything.
+func TestSecureDNSMasqDies(t *testing.T) {
+	v := newVault(t)
+	v.ssh(v.id, "true")
+	v.beacon()
+	v.secure()
+	v.maintenance()
+	v.bear(map[string][]string{"enter": {"attach"}, "leave": {"restore"}}, blow{name: "dnsmasq killed",
+		strike: func(v *vault) {
+			for pid := range strings.FieldsSeq(must(command(v.t, "pgrep", "-f", "dnsmasq.*capsules.conf"))(v.t)) {
+				if n, err := strconv.Atoi(pid); err == nil {
+					_ = syscall.Kill(n, syscall.SIGKILL)
+				}
+			}
+		},
+		heal: func(v *vault) {
+			v.settle()
+			if op := v.operations()[0]; op.State != "succeeded" {
+				v.t.Errorf("%s failed: %s: %s", op.Kind, op.Step, op.Cause)
+			}
+			v.restartNetwork()
+		},
+	})
+	if v.status(v.id).Mode == "SECURE" {
+		v.maintenance()
+	}
+}
+
+// restartNetwork is how an operator gets a new dnsmasq: libvirt starts one when a lease changes.
+func (v *vault) restartNetwork() {
+	v.t.Helper()
+	if out, err := exec.CommandContext(v.t.Context(), "virsh", "-q", "-c", "qemu:///system", "net-update", "capsules", "add", "ip-dhcp-host",
+		"<host mac='52:54:00:00:00:01' name='nobody' ip='192.168.53.250'/>", "--live").CombinedOutput(); err != nil {
+		v.t.Errorf("%v: %s", err, out)
+	}
+}
