@@ -150,9 +150,17 @@ func (a *act) rollBack(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	untouched := seen.Live == nil || len(seen.Live.Disks) == 1 && rootOf(seen.Live) != there.Overlay
-	if a.capsule.CleanPoint == "" && untouched {
-		return inTurn(ctx, a, (*act).define, (*act).forgetFiles)
+	// libvirt may have died in the middle and not know of the overlay that QEMU writes to; the kernel does.
+	writers, err := a.d.files.OpenBy(ctx, a.capsule.ID, overlayDisk)
+	if err != nil {
+		return err
+	}
+	onOverlay := len(writers) > 0 || seen.Live != nil && rootOf(seen.Live) == there.Overlay
+	switch {
+	case a.capsule.CleanPoint == "" && !onOverlay && (seen.Live == nil || len(seen.Live.Disks) == 1):
+		return inTurn(ctx, a, (*act).define, (*act).forgetFiles) // it was never taken
+	case !there.HaveRAM: // nothing to go back to: it is off, and starts from its disk
+		return inTurn(ctx, a, (*act).destroy, (*act).discard, (*act).define, (*act).release)
 	}
 	return inTurn(ctx, a, (*act).destroy, (*act).discard, (*act).define, (*act).restore, (*act).verifyRestored, (*act).release)
 }

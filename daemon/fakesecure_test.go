@@ -338,10 +338,13 @@ func (m *machine) OpenBy(ctx context.Context, key string, only ...string) (h []i
 	err = m.call(ctx, "OpenBy", func() error {
 		if d := m.domains[domain.ID(key)]; d != nil {
 			for _, disk := range d.live {
-				if !slices.Contains(only, disk.Serial) {
-					continue
+				name := disk.Serial
+				if disk.Path == overlayOf(domain.ID(key)) {
+					name = "overlay"
 				}
-				h = append(h, imagestore.Holder{PID: 1, Disk: disk.Serial, Write: true})
+				if slices.Contains(only, name) {
+					h = append(h, imagestore.Holder{PID: 1, Disk: name, Write: true})
+				}
 			}
 		}
 		return nil

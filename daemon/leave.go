@@ -72,7 +72,7 @@ func (a *act) restore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if a.capsule.CleanPoint == "" || !there.HaveRAM {
+	if !there.HaveRAM {
 		return errorf(Conflict, "there is no clean point to go back to: stop the capsule, and it starts from its disk")
 	}
 	files, err := a.d.files.Files(ctx, a.capsule.ID)

@@ -18,6 +18,7 @@ const (
 	rootDisk     = "disk"
 	secureVolume = "secure_volume"
 	releaseSpool = "release_spool"
+	overlayDisk  = "overlay" // takes the writes to the root disk in secure mode
 )
 
 // The policies that the daemon needs, by the names of their files.
