@@ -71,14 +71,17 @@ func (d *Daemon) examine(ctx context.Context, c store.Capsule, policy string) Pr
 		d.examineDomain(e, seen, there, known)
 	}
 	d.examineHolders(ctx, e)
-	e.Proved, e.Unknown = true, false
+	failed, unknown := 0, 0
 	for _, k := range e.Checks {
-		e.Proved = e.Proved && k.OK
-		e.Unknown = e.Unknown || k.Unknown
+		switch {
+		case k.Unknown:
+			unknown++
+		case !k.OK:
+			failed++
+		}
 	}
-	if slices.ContainsFunc(e.Checks, func(k Check) bool { return !k.OK && !k.Unknown }) {
-		e.Unknown = false
-	}
+	e.Proved, e.Unknown = failed+unknown == 0, failed == 0 && unknown > 0
+	e.rulesAlone = e.rulesAlone && failed == 1
 	return e.Proof
 }
 
@@ -92,7 +95,8 @@ func (d *Daemon) examineFence(ctx context.Context, e *examination) {
 	}
 	e.RulesHash, e.denied = ev.Hash, ev.Denied.Packets
 	name := policyWord(ev.Policy)
-	e.check("P1", what, len(ev.Differences) == 0, "%s", found(ev.Differences, fmt.Sprintf("as policy %s has them (sha256 %.12s)", name, ev.Hash)))
+	e.rulesAlone = len(ev.Differences) > 0
+	e.check("P1", what, !e.rulesAlone, "%s", found(ev.Differences, fmt.Sprintf("as policy %s has them (sha256 %.12s)", name, ev.Hash)))
 	e.check("P1", "policy in force", ev.Policy == e.policy, "%s", name)
 	if e.c.Mode == Secure {
 		e.check("P1", "policy is fit for data", d.fit(ev.Policy), "%s", name)

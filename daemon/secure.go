@@ -39,8 +39,9 @@ type Proof struct {
 	CleanPoint string   // id of the clean point; "" when there is none
 	Records    Chain
 
-	running bool   // the domain has a process
-	denied  uint64 // packets of the capsule that were dropped
+	running    bool   // the domain has a process
+	denied     uint64 // packets of the capsule that were dropped
+	rulesAlone bool   // nothing failed but that rules in the kernel are not those of the policy
 }
 
 // Chain is the state of the records of switches, which are chained by hash: one that was altered or removed shows.
@@ -58,7 +59,7 @@ type SwitchRecord struct {
 	Operation  string    `json:"-"`
 	Kind       string    // "enter", "leave", "hold", "readmit", "stop", ...
 	Outcome    string    // "succeeded" or "failed"
-	Cause      string
+	Cause      string    // why it failed, or why the daemon began it, or what is not as it should be all the same
 	Actor      string
 	Origin     string
 	State      State // after it

@@ -84,19 +84,22 @@ func clipList(list []string) string {
 	return s
 }
 
-// secured reads the capsules that are in secure mode with nothing under way.
-func (d *Daemon) secured(ctx context.Context) ([]store.Capsule, error) {
-	var out []store.Capsule
-	err := d.store.View(ctx, func(tx *store.Tx) error {
+// secured reads the capsules that are in secure mode with nothing under way, and those that are on their way or held.
+func (d *Daemon) secured(ctx context.Context) (settled, others []store.Capsule, err error) {
+	err = d.store.View(ctx, func(tx *store.Tx) error {
 		all, err := tx.Capsules()
 		for _, c := range all {
-			if c.State == Running && c.Mode == Secure {
-				out = append(out, c)
+			switch {
+			case c.Mode != Secure:
+			case c.State == Running:
+				settled = append(settled, c)
+			default:
+				others = append(others, c)
 			}
 		}
 		return err
 	})
-	return out, err
+	return settled, others, err
 }
 
 // hold begins to close and pause a capsule. It must still be as it was when it was looked at.
@@ -129,14 +132,15 @@ func (d *Daemon) closeNow(ctx context.Context, c store.Capsule) error {
 }
 
 func (d *Daemon) holdSecure(ctx context.Context, cause string) {
-	list, err := d.secured(ctx)
+	list, _, err := d.secured(ctx)
 	d.complain(ctx, "capsules in secure mode", err)
 	for _, c := range list {
 		d.hold(ctx, c, cause)
 	}
 }
 
-// verdicts are what the verifier found of each capsule in secure mode, for the metrics: by tap.
+// verdicts are what the verifier found of each capsule in secure mode, for the metrics: by tap. One that is held was not
+// proved, until it is in secure mode again or out of it.
 type verdicts struct {
 	mu    sync.Mutex
 	of    map[string]checked
@@ -165,7 +169,7 @@ func (d *Daemon) watchSecure(ctx context.Context) {
 
 // verifyAll proves every capsule that is in secure mode.
 func (d *Daemon) verifyAll(ctx context.Context) error {
-	list, err := d.secured(ctx)
+	list, others, err := d.secured(ctx)
 	if err != nil {
 		return err
 	}
@@ -179,6 +183,12 @@ func (d *Daemon) verifyAll(ctx context.Context) error {
 		found[c.Key] = d.verifyOne(ctx, c)
 	}
 	d.verdicts.mu.Lock()
+	for _, c := range others { // what failed is to be seen by whoever asks later, too
+		if was, ok := d.verdicts.of[c.Key]; ok || held(c) {
+			was.proved = was.proved && !held(c)
+			found[c.Key] = was
+		}
+	}
 	d.verdicts.of = found
 	d.verdicts.mu.Unlock()
 	return nil
@@ -191,6 +201,10 @@ func (d *Daemon) verifyOne(ctx context.Context, c store.Capsule) checked {
 	ctx, cancel := context.WithTimeout(ctx, stepLimit)
 	defer cancel()
 	p := d.examine(ctx, c, inForce(c))
+	if p.rulesAlone { // changed since they were mended: that is no reason to stop anybody unless it cannot be mended again
+		d.complain(ctx, "firewall", d.mendFence(ctx))
+		p = d.examine(ctx, c, inForce(c))
+	}
 	blind := 0
 	switch {
 	case p.Proved:
