@@ -62,6 +62,7 @@ type fences interface {
 	GuardBridge(context.Context) error
 	SetPolicies(context.Context, []policy.Policy) error
 	Inspect(ctx context.Context, tap string) (firewall.Evidence, error)
+	InspectAll(context.Context) (map[string]firewall.Evidence, error)
 	Cut(ctx context.Context, tap string) (int, error)
 	Changes(context.Context) <-chan struct{}
 	Conflicts(context.Context) ([]firewall.Conflict, error)

@@ -50,9 +50,14 @@ func (e *examination) unknown(promise, what string, err error) {
 // examine compares kernel, libvirt and disk with what a record says, under the policy that should be in force: that of
 // the record, or firewall.Closed. It changes nothing, and believes no record but for what should be.
 func (d *Daemon) examine(ctx context.Context, c store.Capsule, policy string) Proof {
+	return d.examineWith(ctx, c, policy, d.fences.Inspect)
+}
+
+// examineWith is examine with rules that may have been read for several capsules at once.
+func (d *Daemon) examineWith(ctx context.Context, c store.Capsule, policy string, rules func(context.Context, string) (firewall.Evidence, error)) Proof {
 	e := &examination{c: c, policy: policy}
 	e.Capsule, e.At, e.State, e.Mode, e.Policy, e.CleanPoint = c.ID, time.Now(), c.State, c.Mode, policyWord(policy), c.CleanPoint
-	d.examineFence(ctx, e)
+	d.examineFence(ctx, e, rules)
 	there, err := d.files.CleanPoint(ctx, c.ID)
 	if errors.Is(err, imagestore.ErrNotFound) && !c.Provisioned {
 		err = nil
@@ -86,9 +91,9 @@ func (d *Daemon) examine(ctx context.Context, c store.Capsule, policy string) Pr
 }
 
 // examineFence looks at the rules in the kernel.
-func (d *Daemon) examineFence(ctx context.Context, e *examination) {
+func (d *Daemon) examineFence(ctx context.Context, e *examination, rules func(context.Context, string) (firewall.Evidence, error)) {
 	what := fmt.Sprintf("rules of tap %s in IPv4, IPv6 and bridge layer", e.c.Key)
-	ev, err := d.fences.Inspect(ctx, e.c.Key)
+	ev, err := rules(ctx, e.c.Key)
 	if err != nil {
 		e.unknown("P1", what, err)
 		return

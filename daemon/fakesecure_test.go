@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -244,6 +245,21 @@ func (m *machine) Inspect2(ctx context.Context, tap string) (e firewall.Evidence
 		return nil
 	})
 	return e, err
+}
+
+func (m *machine) InspectAll(ctx context.Context) (map[string]firewall.Evidence, error) {
+	m.mu.Lock()
+	taps := slices.Collect(maps.Keys(m.bindings))
+	m.mu.Unlock()
+	all := map[string]firewall.Evidence{}
+	for _, tap := range taps {
+		e, err := m.Inspect2(ctx, tap)
+		if err != nil {
+			return nil, err
+		}
+		all[tap] = e
+	}
+	return all, nil
 }
 
 func (m *machine) Cut(ctx context.Context, _ string) (int, error) {

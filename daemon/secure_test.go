@@ -343,3 +343,23 @@ func TestOlderRecords(t *testing.T) {
 	b.succeed(b.StopCapsule(t.Context(), alice, id))
 	b.settled()
 }
+
+// TestVerifierOfMany: of several capsules in secure mode, read at once, the one that cannot be proved is held and the
+// others go on.
+func TestVerifierOfMany(t *testing.T) {
+	b := newBench(t, nil)
+	image := b.image()
+	var ids []string
+	for range 3 {
+		id := b.create(alice, image)
+		b.succeed(b.LaunchCapsule(t.Context(), alice, id))
+		b.succeed(b.SwitchCapsule(t.Context(), alice, id, daemon.Secure, false))
+		ids = append(ids, id)
+	}
+	b.hold(ids[1])
+	for _, id := range []string{ids[0], ids[2]} {
+		if c := b.show(id); c.State != daemon.Running || c.Observed != "running" {
+			t.Errorf("%s, %s: %s", c.State, c.Observed, c.Cause)
+		}
+	}
+}

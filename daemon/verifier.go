@@ -178,9 +178,20 @@ func (d *Daemon) verifyAll(ctx context.Context) error {
 			d.complain(ctx, "firewall", err)
 		}
 	}
+	// One reading of all rules costs hardly more than that of one capsule's.
+	all, unread := map[string]firewall.Evidence(nil), error(nil)
+	if len(list) > 1 {
+		all, unread = d.fences.InspectAll(ctx)
+	}
+	rules := func(ctx context.Context, tap string) (firewall.Evidence, error) {
+		if ev, ok := all[tap]; ok || unread != nil {
+			return ev, unread
+		}
+		return d.fences.Inspect(ctx, tap)
+	}
 	found := map[string]checked{}
 	for _, c := range list {
-		found[c.Key] = d.verifyOne(ctx, c)
+		found[c.Key] = d.verifyOne(ctx, c, rules)
 	}
 	d.verdicts.mu.Lock()
 	for _, c := range others { // what failed is to be seen by whoever asks later, too
@@ -194,13 +205,13 @@ func (d *Daemon) verifyAll(ctx context.Context) error {
 	return nil
 }
 
-func (d *Daemon) verifyOne(ctx context.Context, c store.Capsule) checked {
+func (d *Daemon) verifyOne(ctx context.Context, c store.Capsule, rules func(context.Context, string) (firewall.Evidence, error)) checked {
 	d.verdicts.mu.Lock()
 	was := d.verdicts.of[c.Key]
 	d.verdicts.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, stepLimit)
 	defer cancel()
-	p := d.examine(ctx, c, inForce(c))
+	p := d.examineWith(ctx, c, inForce(c), rules)
 	if p.rulesAlone { // changed since they were mended: that is no reason to stop anybody unless it cannot be mended again
 		d.complain(ctx, "firewall", d.mendFence(ctx))
 		p = d.examine(ctx, c, inForce(c))
