@@ -14,7 +14,7 @@ import (
 // Mount is one file system that a guest is to mount.
 type Mount struct {
 	Serial string // of its disk
-	Label  string // of the file system, looked for when no disk of that serial shows up in the guest
+	Label  string // of the file system, looked for on whole disks when none of that serial shows up in the guest in 6 s
 	Path   string // absolute: made if it is not there
 	Owner  string // user that gets the top directory, if the guest has such a user; "" leaves it
 }
@@ -32,13 +32,16 @@ func (m Mount) validate(f *faults) {
 }
 
 // mountScript is constant; what it works on are its arguments: serial, label, path, owner. It needs nothing but a
-// shell, mount, mkdir, chown and id; a guest with udev has the disk under by-id, any has its serial in /sys. A guest
-// that mounts the disk by itself, before or meanwhile, is content. The codes that it ends with are in mountFaults.
+// shell, mount, mkdir, readlink, chown and id; a guest with udev has the disk under by-id, any has its serial in /sys. A
+// guest that mounts the disk by itself, before or meanwhile, is content; another file system in its place is not. Labels
+// are the last resort, when a disk that was just plugged in has had its time, and of whole disks alone: a partition of
+// the first disk can bear any. The codes that it ends with are in mountFaults.
 const mountScript = `set -u
 serial=$1 label=$2 path=$3 owner=$4
 mounted() {
-	while read -r _ at _; do [ "$at" = "$path" ] && return 0; done </proc/mounts
-	return 1
+	there=
+	while read -r from at _; do [ "$at" = "$path" ] && there=$from; done </proc/mounts
+	[ -n "$there" ]
 }
 find_disk() {
 	disk=/dev/disk/by-id/virtio-$serial
@@ -49,21 +52,25 @@ find_disk() {
 		disk=/dev/${at##*/}
 		[ -b "$disk" ] && return 0
 	done
-	[ -n "$label" ] || return 1
+	[ -n "$label" ] && [ $tries -ge 6 ] || return 1
 	disk=/dev/disk/by-label/$label
-	[ -b "$disk" ] && return 0
-	disk=$(findfs "LABEL=$label" 2>/dev/null) && [ -b "$disk" ]
+	[ -b "$disk" ] || disk=$(findfs "LABEL=$label" 2>/dev/null) || return 1
+	disk=$(readlink -f "$disk")
+	[ -b "$disk" ] && [ -d "/sys/block/${disk##*/}" ]
 }
 tries=0
-until mounted || find_disk; do
+until find_disk; do
 	tries=$((tries + 1))
 	[ $tries -lt 8 ] || exit 10
 	sleep 1
 done
+mkdir -p "$path" || exit 11
+path=$(readlink -f "$path")
 if ! mounted; then
-	mkdir -p "$path" || exit 11
 	mount -o nosuid,nodev "$disk" "$path" || mounted || exit 12
+	mounted
 fi
+[ "$(readlink -f "$there")" = "$(readlink -f "$disk")" ] || exit 14
 if [ -n "$owner" ] && id -u "$owner" >/dev/null 2>&1; then
 	chown "$owner:$(id -g "$owner")" "$path" || exit 13
 fi
@@ -73,7 +80,7 @@ exit 0
 // mountFaults are the script's ends but success.
 var mountFaults = map[int]string{
 	10: "the guest has no such disk", 11: "the directory cannot be made", 12: "the disk cannot be mounted",
-	13: "the directory cannot be given to its owner",
+	13: "the directory cannot be given to its owner", 14: "something else is mounted there",
 }
 
 const (
@@ -82,8 +89,8 @@ const (
 	maxMounts     = 8
 )
 
-// GuestMount asks the guest to mount file systems, each with nosuid and nodev, through its agent's guest-exec. What is
-// mounted at the path already, by the guest itself or by an earlier call, is left as it is. Nothing that the guest
+// GuestMount asks the guest to mount file systems, each with nosuid and nodev, through its agent's guest-exec. A disk
+// that is mounted at its path already, by the guest itself or by an earlier call, is left as it is. Nothing that the guest
 // prints is read. It tries each, and reports all that failed. A nil error is the guest's word, no more.
 // ErrUnresponsive: no agent, or no answer in time; then the rest is not tried. ErrRefused: the guest will not or
 // cannot. ErrConflict: the domain does not run.
