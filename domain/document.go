@@ -1,6 +1,8 @@
 package domain
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -113,6 +115,22 @@ func (n *node) canon() string {
 	}
 	b.WriteString("</>")
 	return b.String()
+}
+
+// stillHash is the SHA-256 of a domain document without what its guest can change from within: it takes that out.
+func (n *node) stillHash() string {
+	if memory := n.kid("currentMemory"); memory != nil {
+		memory.text = ""
+	}
+	if devices := n.kid("devices"); devices != nil {
+		for _, k := range devices.kids {
+			if target := k.kid("target"); k.name == "channel" && target != nil {
+				delete(target.attrs, "state")
+			}
+		}
+	}
+	sum := sha256.Sum256([]byte(n.canon()))
+	return hex.EncodeToString(sum[:])
 }
 
 // parts are a domain document's pieces that can be compared one by one: what stands beside the devices, and each

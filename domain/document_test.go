@@ -144,3 +144,30 @@ func TestBackingChain(t *testing.T) {
 		}
 	}
 }
+
+// TestStillHash: a guest cannot write into the hash of its domain, and nobody else can change it unseen.
+func TestStillHash(t *testing.T) {
+	hash := func(old, new string) string {
+		t.Helper()
+		doc := strings.Replace(someDocument(t), "</memory>", "</memory><currentMemory unit='KiB'>1048576</currentMemory>", 1)
+		if !strings.Contains(doc, old) {
+			t.Fatalf("the document has no %s", old)
+		}
+		n, err := parseNode(strings.Replace(doc, old, new, 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n.stillHash()
+	}
+	was, agent := hash("", ""), `name="org.qemu.guest_agent.0"`
+	for _, e := range [][2]string{{">1048576</currentMemory>", ">7</currentMemory>"}, {agent, agent + ` state="connected"`}} {
+		if hash(e[0], e[1]) != was {
+			t.Errorf("%s is in the hash", e[1])
+		}
+	}
+	for _, e := range edits {
+		if hash(e.old, e.new) == was {
+			t.Errorf("%s is not in the hash", e.name)
+		}
+	}
+}

@@ -2,8 +2,6 @@ package domain
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 
 	"libvirt.org/go/libvirt"
@@ -17,8 +15,9 @@ type Inspection struct {
 	Live    *Devices // nil when it has no process
 	Defined *Devices // nil for a transient domain
 
-	// SHA-256 (64 hex digits) of the documents as libvirt gives them, without passwords; "" where there is none. The
-	// live one changes with everything live, such as an agent that connects.
+	// SHA-256 (64 hex digits) of all that the documents of libvirt say, without passwords; "" where there is none. What
+	// the guest can change from within by itself is left out: whether its agent has the channel open, and how much memory
+	// it gives back by the balloon. Whoever sees the hash could read what it says by them.
 	LiveHash    string
 	DefinedHash string
 
@@ -125,8 +124,8 @@ func describe(d *libvirt.Domain, flags libvirt.DomainXMLFlags, generation *strin
 	if x.GenID != nil {
 		*generation = x.GenID.Value
 	}
-	sum := sha256.Sum256([]byte(doc))
-	return devicesOf(x, n), hex.EncodeToString(sum[:]), nil
+	seen := devicesOf(x, n)
+	return seen, n.stillHash(), nil
 }
 
 func devicesOf(x *libvirtxml.Domain, n *node) *Devices {

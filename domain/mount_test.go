@@ -22,7 +22,9 @@ func TestMountTheRightDisk(t *testing.T) {
 	noErr(t, "mount", h.GuestMount(ctx, s.ID, []domain.Mount{{Serial: "decoy", Path: "/media/decoy"}}))
 
 	done := make(chan error, 1)
-	go func() { done <- h.GuestMount(ctx, s.ID, []domain.Mount{{Serial: "late", Label: "late", Path: "/media/late"}}) }()
+	go func() {
+		done <- h.GuestMount(ctx, s.ID, []domain.Mount{{Serial: "late", Label: "late", Path: "/media/late"}})
+	}()
 	time.Sleep(2 * time.Second) // the guest looks for the disk by now
 	noErr(t, "attach", h.Attach(ctx, s.ID, late))
 	noErr(t, "mount", <-done)
