@@ -223,10 +223,11 @@ func (d *Daemon) examineHolders(ctx context.Context, e *examination) {
 	e.check("P3", "processes with a volume open", len(faults) == 0, "%s", found(faults, readers))
 }
 
-// dataNear says whether a process can write to one of a capsule's volumes, as a domain does that has it attached. It asks
-// the kernel, so that it is known whatever the records say and while libvirt is away. What cannot be known is near.
+// dataNear says whether a process can write to one of a capsule's volumes, as a domain does that has it attached, or to
+// the overlay of secure mode: then it has read data, though somebody may have detached the volumes since. It asks the
+// kernel, so that it is known whatever the records say and while libvirt is away. What cannot be known is near.
 func (d *Daemon) dataNear(ctx context.Context, c store.Capsule) bool {
-	holders, err := d.files.OpenBy(ctx, c.ID, volumeNames...)
+	holders, err := d.files.OpenBy(ctx, c.ID, append([]string{overlayDisk}, volumeNames...)...)
 	if errors.Is(err, imagestore.ErrNotFound) {
 		return false
 	}

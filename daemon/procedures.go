@@ -296,7 +296,8 @@ func (a *act) admit(ctx context.Context) error {
 
 func (a *act) fenceForLaunch(ctx context.Context) error { return a.put(ctx, policyMaintenance) }
 
-// put brings the capsule under a policy, which the record does not name yet.
+// put brings the capsule under a policy, which the record does not name yet. While data is near it is refused one that is
+// not fit for data: the journal may be a backup that is older than what runs.
 func (a *act) put(ctx context.Context, policy string) error {
 	b, err := binding(a.capsule, policy)
 	if err != nil {
@@ -304,6 +305,9 @@ func (a *act) put(ctx context.Context, policy string) error {
 	}
 	a.d.fenceMu.Lock()
 	defer a.d.fenceMu.Unlock()
+	if !a.d.fit(policy) && a.d.dataNear(ctx, a.capsule) {
+		return errorf(Conflict, "a process has the capsule's volumes or overlay open, so it is not put under policy %s: stop it, and it starts from its disk", policy)
+	}
 	delete(a.d.unfenced, a.capsule.ID)
 	a.d.opened[a.capsule.ID] = policy
 	return a.d.fences.Put(ctx, b)

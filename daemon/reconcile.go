@@ -228,7 +228,7 @@ func (d *Daemon) converge(ctx context.Context) error {
 			d.complain(ctx, "capsule "+c.ID, d.reconcile(ctx, c.ID))
 		}
 		if c.State == Running && c.Mode == Maintenance && d.dataNear(ctx, c) {
-			d.hold(ctx, c, "it is in maintenance mode by its record, and a process has its volumes open")
+			d.hold(ctx, c, "it is in maintenance mode by its record, and a process has its volumes open, or its overlay of secure mode")
 		}
 		if c.Mode == Secure && present { // a connection to libvirt that is new knows nothing of it
 			d.complain(ctx, "figures of capsule "+c.ID, d.domains.Quiet(ctx, id, true))

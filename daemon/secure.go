@@ -12,6 +12,7 @@ import (
 
 	"github.com/capsuled/capsuled/daemon/store"
 	"github.com/capsuled/capsuled/domain"
+	"github.com/capsuled/capsuled/firewall"
 )
 
 // Check is one thing that a proof looked at.
@@ -196,7 +197,11 @@ func (d *Daemon) SetCapsuleType(ctx context.Context, c Caller, id string, t Type
 	if err != nil || !fenced[capsule.State] {
 		return err
 	}
-	b, err := binding(capsule, inForce(capsule))
+	policy := inForce(capsule)
+	if !d.fit(policy) && d.dataNear(ctx, capsule) { // as in refence
+		policy = firewall.Closed
+	}
+	b, err := binding(capsule, policy)
 	if err != nil {
 		return err
 	}
