@@ -36,6 +36,11 @@ func (a *act) shut(ctx context.Context) error {
 		return err
 	}
 	after, err := a.d.fences.Inspect(ctx, a.capsule.Key)
+	if err == nil && len(after.Differences) > 0 { // others changed it meanwhile: the watcher would mend it within a second
+		if err = a.d.mendFence(ctx); err == nil {
+			after, err = a.d.fences.Inspect(ctx, a.capsule.Key)
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -307,6 +312,10 @@ func (a *act) verifyShut(ctx context.Context) error {
 
 func (a *act) verify(ctx context.Context, c store.Capsule, policy string) error {
 	a.proof = a.d.examine(ctx, c, policy)
+	if a.proof.rulesAlone { // changed by others meanwhile: that is no reason to go back unless it cannot be mended
+		a.d.complain(ctx, "firewall", a.d.mendFence(ctx))
+		a.proof = a.d.examine(ctx, c, policy)
+	}
 	if !a.proof.Proved {
 		return a.proof.err("it could not be proved safe")
 	}

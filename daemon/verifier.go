@@ -62,7 +62,8 @@ func (d *Daemon) mendFence(ctx context.Context) error {
 	}
 	d.log.LogAttrs(ctx, slog.LevelWarn, "firewall differs from the records, restoring it", slog.Any("differences", drift))
 	d.metrics.drift.WithLabelValues("rules").Inc()
-	err = d.refence(ctx)
+	// Rules, and what the fence needs of the kernel besides: a bridge that was made anew has its settings anew.
+	err = errors.Join(d.refence(ctx), d.fences.GuardBridge(ctx))
 	outcome := "succeeded"
 	if err != nil {
 		outcome = "failed"
