@@ -25,55 +25,103 @@ type vault struct {
 	t       *testing.T
 	id      string
 	domain  string
+	address netip.Addr
 	sampler *rig.Sampler
-	allow   sights
+	judge   func(rig.Findings) // what is made of the sampler's findings
 }
 
-// sights are what a sampler may see in one scenario, and in no other.
-type sights struct{ bare bool } // both layers of the firewall were taken away by the test
-
-// newVault makes a capsule on a host, which is launched and not waited for.
+// newVault makes a capsule on a host of its own, which is launched and not waited for.
 func newVault(t *testing.T, settings ...string) *vault {
 	t.Helper()
 	return vaultOn(t, startHost(t, append([]string{`secure.mount_wait = "5s"`, `secure.verify_every = "1s"`}, settings...)...))
 }
 
-// vaultOn makes a capsule on a host that there is, and samples it from then on.
+// vaultOn makes a capsule on a host that there is, and samples it to the end of the test.
 func vaultOn(t *testing.T, h *host) *vault {
 	t.Helper()
 	id := h.capsule(h.image())
 	v := &vault{host: h, t: t, id: id, domain: "cap-" + id[:8]}
-	v.sample()
+	for line := range strings.Lines(virsh(t, "net-dumpxml", "capsules")) { // <host mac='…' name='…' ip='…'/>
+		if f := strings.Split(line, "'"); len(f) > 5 && f[3] == v.domain {
+			v.address = netip.MustParseAddr(f[5])
+		}
+	}
+	if !v.address.IsValid() {
+		t.Fatalf("%s has no lease", v.domain)
+	}
+	v.sample(v.safe)
+	t.Cleanup(func() { v.judged() })
 	h.ctl("launch", "--wait", id)
 	return v
 }
 
-// sample begins to watch the capsule, to the end of the test, at which nothing may have been seen that breaks P1.
-func (v *vault) sample() {
+// sample begins to watch the capsule, and returns once it does.
+func (v *vault) sample(judge func(rig.Findings)) {
 	v.t.Helper()
-	var address netip.Addr
-	for line := range strings.Lines(virsh(v.t, "net-dumpxml", "capsules")) { // <host mac='…' name='…' ip='…'/>
-		if f := strings.Split(line, "'"); len(f) > 5 && f[3] == v.domain {
-			address = netip.MustParseAddr(f[5])
-		}
-	}
-	if !address.IsValid() {
-		v.t.Fatalf("%s has no lease", v.domain)
-	}
-	s, err := rig.NewSampler(rig.VolumesOf(v.dir, v.id, address))
+	s, err := rig.NewSampler(rig.VolumesOf(v.dir, v.id, v.address))
 	if err != nil {
 		v.t.Fatal(err)
 	}
-	v.sampler = s
-	v.t.Cleanup(func() {
-		f := s.Stop()
-		v.t.Logf("sampler: %d looks, %d of them at data, %v between two at most, %d beacons", f.Looks, f.Attached, f.Longest, f.Beacons)
-		bare := len(f.Bare) > 0
-		if len(f.Open) > 0 || bare && !v.allow.bare || len(f.Loose) > 0 && !bare || len(f.Blind) > 0 || f.Looks == 0 {
-			v.t.Errorf("sampler: P1 is broken, or nothing was seen\nopen: %s\nno layer: %s\nbeacons: %s\nblind: %s\nall that changed:\n%s",
-				few(f.Open), few(f.Bare), few(f.Loose), few(f.Blind), strings.Join(f.Told, "\n"))
+	v.sampler, v.judge = s, judge
+	v.until("a first look", func() error {
+		if what, looks := s.Present(); looks == 0 {
+			return fmt.Errorf("there was none: %s", what)
 		}
+		return nil
 	})
+}
+
+// judged ends the sampling.
+func (v *vault) judged() {
+	v.t.Helper()
+	f := v.sampler.Stop()
+	v.t.Logf("sampler: %d looks, %d of them at data, %v between two at most, %d beacons", f.Looks, f.Attached, f.Longest, f.Beacons)
+	if len(f.Blind) > 0 || f.Looks == 0 {
+		v.t.Errorf("sampler: it could not look: %s", few(f.Blind))
+	}
+	v.judge(f)
+}
+
+// next judges what the sampler has seen so far, and what it sees from now on by another measure.
+func (v *vault) next(judge func(rig.Findings)) {
+	v.t.Helper()
+	v.judged()
+	v.sample(judge)
+}
+
+// anything is no judgement.
+func anything(rig.Findings) {}
+
+// safe wants that nothing was seen that breaks P1.
+func (v *vault) safe(f rig.Findings) {
+	v.t.Helper()
+	if len(f.Open)+len(f.Bare)+len(f.Loose) > 0 {
+		v.t.Errorf("sampler: P1 is broken\nopen: %s\nno layer: %s\nbeacons: %s\nall that changed:\n%s",
+			few(f.Open), few(f.Bare), few(f.Loose), strings.Join(f.Told, "\n"))
+	}
+}
+
+// run is a part of a test, which fails on its own.
+func (v *vault) run(name string, do func()) {
+	v.t.Helper()
+	whole := v.t
+	ok := whole.Run(name, func(t *testing.T) {
+		v.t, v.host.t = t, t
+		do()
+	})
+	if v.t, v.host.t = whole, whole; !ok {
+		whole.FailNow() // what comes after it would begin somewhere else
+	}
+}
+
+// fences are what the kernel has for the capsule now.
+func (v *vault) fences() rig.Fences {
+	v.t.Helper()
+	f, err := rig.ReadFences(v.t.Context(), v.domain, v.address)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	return f
 }
 
 // few are the first of many lines.

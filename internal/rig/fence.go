@@ -34,8 +34,9 @@ func (f Fences) open() bool { return f.IPv4 == Open || f.IPv6 == Open || f.Bridg
 // bare says that every layer is gone that would stop some packet.
 func (f Fences) bare() bool { return f.Bridge == Gone && (f.IPv4 == Gone || f.IPv6 == Gone) }
 
-// readFences reads the rules with the programs that an operator reads them with.
-func readFences(ctx context.Context, tap, bridge string, address netip.Addr) (f Fences, err error) {
+// ReadFences reads the rules around a domain, which is called like its tap, with the programs that an operator reads
+// them with.
+func ReadFences(ctx context.Context, domain string, address netip.Addr) (f Fences, err error) {
 	for _, look := range []struct {
 		program string
 		address netip.Addr
@@ -49,7 +50,7 @@ func readFences(ctx context.Context, tap, bridge string, address netip.Addr) (f 
 		if err != nil {
 			return f, err
 		}
-		*look.fence = rules.fence(bridge, look.address)
+		*look.fence = rules.fence(bridgeName, look.address)
 	}
 	text, err := output(ctx, "nft", "-j", "list", "table", "bridge", "capsuled")
 	if err != nil && strings.Contains(err.Error(), "No such file or directory") {
@@ -63,7 +64,7 @@ func readFences(ctx context.Context, tap, bridge string, address netip.Addr) (f 
 	if err != nil {
 		return f, err
 	}
-	f.Bridge = table.fence(tap)
+	f.Bridge = table.fence(domain)
 	return f, nil
 }
 

@@ -180,7 +180,7 @@ func (s *Sampler) current(ctx context.Context) (Fences, error) {
 		if s.read && now == s.known {
 			return s.fences, nil
 		}
-		fences, err := readFences(ctx, s.watched.Domain, bridgeName, s.watched.Address)
+		fences, err := ReadFences(ctx, s.watched.Domain, s.watched.Address)
 		if err == nil {
 			s.known, s.read, s.fences = now, true, fences
 			continue
