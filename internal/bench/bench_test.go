@@ -43,7 +43,18 @@ func build() error {
 // the next, but scale, which is the last.
 func TestPartsInside(t *testing.T) {
 	var out bytes.Buffer
-	b := &bench{plan: plan{creations: 1, pairs: 1, capsules: []int{0, 2}, restarts: 1, scrapes: 1}, root: "../..", out: &out}
+	b := &bench{root: "../..", out: &out, plan: plan{creations: 1, pairs: 1, capsules: []int{0, 2}, restarts: 1, scrapes: 1,
+		memory:   []memoryPlan{{8, 1, 1, true}},
+		fence:    fencePlan{bindings: []int{1, 3}, swaps: 1, looks: 1, rounds: 1, packets: 200, streams: 1},
+		verified: verifyPlan{2, 2},
+	}}
+	all, err := choose("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.run(t.Context(), all, before); err != nil {
+		t.Fatal(err)
+	}
 	d, err := newDaemon(t.Context(), b.plan)
 	if err != nil {
 		t.Fatal(err)
@@ -52,7 +63,7 @@ func TestPartsInside(t *testing.T) {
 	b.d = d
 	t.Run("what fails is not measured", func(t *testing.T) { refusals(t, d) })
 	for _, p := range parts {
-		if !p.inside {
+		if p.place != beside {
 			continue
 		}
 		if err := p.run(t.Context(), b); err != nil {

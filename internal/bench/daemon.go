@@ -26,6 +26,7 @@ type daemon struct {
 	notify *net.UnixConn
 	log    *os.File
 	image  string
+	guest  testhost.GuestImage // that the image is of
 }
 
 const config = `
@@ -78,9 +79,9 @@ func newDaemon(ctx context.Context, p plan) (_ *daemon, err error) {
 	if _, err = d.boot(); err != nil {
 		return nil, err
 	}
-	guest, err := testhost.BuildGuest(ctx)
+	d.guest, err = testhost.BuildGuest(ctx)
 	if err == nil {
-		d.image, err = d.Ctl(ctx, "image", "add", "--name", "guest", "--public", guest.Qcow2)
+		d.image, err = d.Ctl(ctx, "image", "add", "--name", "guest", "--public", d.guest.Qcow2)
 	}
 	if err != nil {
 		d.Kill()
@@ -111,11 +112,15 @@ func (d *daemon) boot() (time.Duration, error) {
 
 // restart is a restart of the service; it returns the time from the new process to its READY.
 func (d *daemon) restart() (time.Duration, error) {
-	d.api.Close()
-	if err := d.Stop(); err != nil {
+	if err := d.halt(); err != nil {
 		return 0, err
 	}
 	return d.boot()
+}
+
+func (d *daemon) halt() error {
+	d.api.Close()
+	return d.Stop()
 }
 
 // operate begins an operation and waits for its end, which must be a good one. It returns how long both took together.
@@ -142,8 +147,12 @@ func (d *daemon) operate(ctx context.Context, begin func() (operation string, er
 }
 
 func (d *daemon) create(ctx context.Context) (wire.Operation, time.Duration, error) {
+	return d.createOf(ctx, d.image, 256)
+}
+
+func (d *daemon) createOf(ctx context.Context, image string, memoryMB int) (wire.Operation, time.Duration, error) {
 	return d.operate(ctx, func() (string, error) {
-		_, operation, err := d.api.CreateCapsule(ctx, client.NewCapsule{ImageID: d.image, VCPUs: 1, MemoryMB: 256, LoginUser: "bench", LoginPassword: "bench123"})
+		_, operation, err := d.api.CreateCapsule(ctx, client.NewCapsule{ImageID: image, VCPUs: 1, MemoryMB: memoryMB, LoginUser: "bench", LoginPassword: "bench123"})
 		return operation, err
 	})
 }
@@ -160,6 +169,11 @@ func (d *daemon) logged() string {
 		return err.Error()
 	}
 	return string(text[max(0, len(text)-4000):])
+}
+
+// switchTo takes a capsule to a mode.
+func (d *daemon) switchTo(ctx context.Context, capsule, mode string) (wire.Operation, time.Duration, error) {
+	return d.operate(ctx, func() (string, error) { return d.api.SwitchCapsule(ctx, capsule, mode, false) })
 }
 
 // memory is what the kernel holds of a process in RAM, in bytes.

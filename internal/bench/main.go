@@ -30,25 +30,50 @@ type plan struct {
 	capsules   []int // memory and restart are measured with each of these, rising
 	restarts   int
 	scrapes    int
+	memory     []memoryPlan // of guests that are switched
+	fence      fencePlan
+	verified   verifyPlan
 }
 
 var (
-	full  = plan{"1|10|100", "40x", "7", 30, 41, []int{0, 200, 1000}, 5, 50}
-	quick = plan{"1", "5x", "1", 3, 2, []int{0, 5}, 1, 5}
+	full = plan{
+		cloneSizes: "1|10|100", cloneTimes: "40x", cloneCount: "7", creations: 30, pairs: 41, capsules: []int{0, 200, 1000}, restarts: 5, scrapes: 50,
+		memory:   []memoryPlan{{256, 5, 3, true}, {1024, 5, 1, true}, {4096, 1, 1, false}},
+		fence:    fencePlan{bindings: []int{1, 100, 1000}, swaps: 20, looks: 20, rounds: 7, packets: 20000, streams: 5},
+		verified: verifyPlan{50, 15},
+	}
+	quick = plan{
+		cloneSizes: "1", cloneTimes: "5x", cloneCount: "1", creations: 3, pairs: 2, capsules: []int{0, 5}, restarts: 1, scrapes: 5,
+		memory:   []memoryPlan{{32, 1, 1, true}},
+		fence:    fencePlan{bindings: []int{1, 10}, swaps: 2, looks: 2, rounds: 1, packets: 1000, streams: 1},
+		verified: verifyPlan{2, 3},
+	}
 )
 
-// part is one chapter of the report; those inside share one host and one daemon, and leave no capsule.
+// part is one chapter of the report.
 type part struct {
-	name   string
-	inside bool
-	run    func(context.Context, *bench) error
+	name  string
+	place place
+	run   func(context.Context, *bench) error
 }
 
+// place is where a part runs; the places are run in this order.
+type place int
+
+const (
+	outside place = iota // of the host: it makes one of its own
+	before               // on the host, before the daemon is started
+	beside               // on the same host, beside the one daemon; it leaves no capsule
+)
+
 var parts = []part{
-	{"clone", false, clones},
-	{"create", true, creations},
-	{"launch", true, launches},
-	{"scale", true, scale},
+	{"clone", outside, clones},
+	{"fence", before, fences},
+	{"create", beside, creations},
+	{"launch", beside, launches},
+	{"secure", beside, secure},
+	{"verify", beside, verifying},
+	{"scale", beside, scale},
 }
 
 // bench is a run.
@@ -56,7 +81,7 @@ type bench struct {
 	plan plan
 	root string // of the module
 	out  io.Writer
-	d    *daemon // only inside
+	d    *daemon // only beside it
 }
 
 // say tells the one who waits how far it is.
@@ -83,7 +108,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
-	if !slices.ContainsFunc(wanted, func(p part) bool { return p.inside }) {
+	if !slices.ContainsFunc(wanted, func(p part) bool { return p.place != outside }) {
 		return
 	}
 	os.Exit(testhost.Enter(func() int {
@@ -138,8 +163,13 @@ func (b *bench) outside(ctx context.Context, wanted []part) error {
 	if err := b.machine(); err != nil {
 		return err
 	}
+	return b.run(ctx, wanted, outside)
+}
+
+// run runs the parts of one place.
+func (b *bench) run(ctx context.Context, wanted []part, at place) error {
 	for _, p := range wanted {
-		if p.inside {
+		if p.place != at {
 			continue
 		}
 		if err := p.run(ctx, b); err != nil {
@@ -150,19 +180,20 @@ func (b *bench) outside(ctx context.Context, wanted []part) error {
 }
 
 func (b *bench) inside(ctx context.Context, wanted []part) error {
+	if err := b.run(ctx, wanted, before); err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(wanted, func(p part) bool { return p.place == beside }) {
+		return nil
+	}
 	d, err := newDaemon(ctx, b.plan)
 	if err != nil {
 		return err
 	}
 	defer d.Kill()
 	b.d = d
-	for _, p := range wanted {
-		if !p.inside {
-			continue
-		}
-		if err := p.run(ctx, b); err != nil {
-			return fmt.Errorf("%s: %w\n--- the end of capsuled's log\n%s", p.name, err, d.logged())
-		}
+	if err := b.run(ctx, wanted, beside); err != nil {
+		return fmt.Errorf("%w\n--- the end of capsuled's log\n%s", err, d.logged())
 	}
 	return nil
 }
