@@ -96,6 +96,14 @@ func (a *act) release(ctx context.Context) error {
 	return a.d.files.DropRAM(ctx, a.capsule.ID)
 }
 
+// restored says that leave has come past its last proof, and past the clean point.
+func (a *act) restored() bool {
+	at := func(name string) int {
+		return slices.IndexFunc(a.proc.steps, func(s step) bool { return s.name == name })
+	}
+	return at(a.op.Step) > at("release")
+}
+
 // unpause lets the machine run, once everything was proved under the policy that it will run under.
 func (a *act) unpause(ctx context.Context) error {
 	mode := a.capsule.Mode

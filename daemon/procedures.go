@@ -188,6 +188,8 @@ func capsuleFailed(tx *store.Tx, a *act, cause *Error) error {
 		state, mode = Running, Maintenance // as it was
 	case a.proc.kind == opEnter && a.capsule.CleanPoint == "":
 		mode = Maintenance // no data was near, or it is gone again
+	case a.proc.kind == opLeave && a.restored():
+		mode = Maintenance // it stands there proved, and only does not run: it is held in the mode that it is in
 	}
 	text := fmt.Sprintf("%s: step %s: %s (operation %s)", a.proc.kind, a.op.Step, cause.Message, a.op.ID)
 	if err := tx.MoveCapsule(id, []State{m.pendingIn(a.capsule.Mode)}, state, mode, text); err != nil {

@@ -154,6 +154,25 @@ func TestFailedLeave(t *testing.T) {
 	}
 }
 
+// TestLeaveFailsLate: a capsule that is back at its clean point and cannot be opened is held in maintenance, where it is,
+// and goes on from there: what it had in memory is not lost.
+func TestLeaveFailsLate(t *testing.T) {
+	b := newBench(t, nil)
+	id := b.secured()
+	b.machine.faultAt("Resume")
+	if op := b.wait(b.SwitchCapsule(t.Context(), alice, id, daemon.Maintenance, false)); op.State != daemon.OperationFailed {
+		t.Fatal(op.State)
+	}
+	b.machine.well()
+	if c := b.show(id); c.State != daemon.Failed || c.Mode != daemon.Maintenance || c.Observed != "paused" {
+		t.Fatalf("%s in %s, %s", c.State, c.Mode, c.Observed)
+	}
+	if p, err := b.Prove(t.Context(), alice, id); err != nil || !p.Proved {
+		t.Errorf("held, and not proved: %+v, %v", p, err)
+	}
+	b.resumed(id)
+}
+
 // TestLostCleanPoint: when there is nothing to go back to, the capsule is stopped and starts from its disk.
 func TestLostCleanPoint(t *testing.T) {
 	b := newBench(t, nil)
