@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -68,8 +67,8 @@ type intake struct {
 	from, to *os.File
 	size     int64
 	progress Progress
-	told     int64 // bytes done when progress was last called
-	digest   hash.Hash
+	told     int64     // bytes done when progress was last called
+	digest   io.Writer // takes every byte, holes as zeros
 }
 
 // takeIn fills to with the bytes of from, shared where the file system can and else copied with its holes,
@@ -79,7 +78,8 @@ func (s *Store) takeIn(ctx context.Context, from, to *os.File, p Progress) (Dige
 	if err != nil {
 		return "", err
 	}
-	c := &intake{store: s, name: "copy", from: from, to: to, size: before.size, progress: p, digest: sha256.New()}
+	digest := sha256.New()
+	c := &intake{store: s, name: "copy", from: from, to: to, size: before.size, progress: p, digest: digest}
 	if before.size > maxVirtual*2 {
 		return "", refuse("give a smaller image", "it is %d bytes long", before.size)
 	}
@@ -102,7 +102,7 @@ func (s *Store) takeIn(ctx context.Context, from, to *os.File, p Progress) (Dige
 	if after, _, err := identify(from); err != nil || after != before {
 		return "", errors.Join(err, refuse("stop what writes to it, and add it again", "it changed while it was read"))
 	}
-	return Digest(digestPrefix + hex.EncodeToString(c.digest.Sum(nil))), to.Sync()
+	return Digest(digestPrefix + hex.EncodeToString(digest.Sum(nil))), to.Sync()
 }
 
 // run goes through the file, from data to hole to data. Holes are digested as the zeros they stand for.
@@ -166,7 +166,7 @@ func (c *intake) step(ctx context.Context, done int64) error {
 
 // extent finds the next piece of data at or after an offset: it begins at data and ends at hole. Where the
 // file system does not know about holes, everything is data.
-func extent(f *os.File, at, size int64) (data, hole int64, err error) {
+func extent(f io.Seeker, at, size int64) (data, hole int64, err error) {
 	data, err = f.Seek(at, unix.SEEK_DATA)
 	switch {
 	case errors.Is(err, unix.ENXIO):

@@ -9,6 +9,7 @@
 //
 //	images/<sha256>.<format>        an image, root:reader group 0440
 //	images/incoming/                imports under way, emptied by a sweep
+//	    upload.<id>.<bytes>.<sha256>.<boot>   an upload that waits for more, for a day
 //	templates/<volume>.raw          formatted volumes, 0440
 //	capsules/<key>/                 a clone's directory, root:reader group 0710
 //	    <disk>.<format>             a disk that can be written, 0600 until libvirt hands it to QEMU
@@ -22,6 +23,11 @@
 // Guarantees: what a method returned without an error is durable; what it returned with one left nothing that
 // counts, and can be tried again; an image's bytes never change; no operation follows a symbolic link below the
 // state directory; a program that reads an unknown image runs as nobody, without network and with limits.
+//
+// Images come from files ([Store.Import]), streams ([Store.ImportFrom]), uploads in pieces ([Store.BeginUpload]), URLs
+// ([Store.Fetch]) and from the disks of clones ([Store.Flatten]), which can be cleaned of what must not travel without
+// that anything of a guest's is mounted here. A URL is fetched from hosts that the rules name, at addresses that lead
+// neither to this machine nor to its own networks.
 //
 // Order against crashes: bytes before the record, the record dropped before the bytes; [Store.Sweep] removes
 // whatever no record names.

@@ -43,9 +43,10 @@ func (s *Store) digest(ctx context.Context, f *os.File, p Progress) (*digested, 
 	if err != nil {
 		return nil, err
 	}
-	c := &intake{store: s, name: "digest", size: info.Size(), progress: p, digest: sha256.New()}
+	h := sha256.New()
+	c := &intake{store: s, name: "digest", size: info.Size(), progress: p, digest: h}
 	if err := c.run(ctx, f, false); err != nil {
 		return nil, err
 	}
-	return &digested{hash: c.digest, n: c.size}, nil
+	return &digested{hash: h, n: c.size}, nil
 }

@@ -1,7 +1,6 @@
 package imagestore
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,18 +9,6 @@ import (
 	"os/exec"
 	"strings"
 	"syscall"
-	"time"
-
-	"golang.org/x/sys/unix"
-)
-
-// What a program may use that reads an image nobody vouches for.
-const (
-	sandboxID      = 65534 // nobody, nogroup
-	sandboxSeconds = 60    // of processor time
-	sandboxTimeout = 3 * time.Minute
-	sandboxMemory  = 1 << 30 // of address space
-	outputLimit    = 1 << 20
 )
 
 // sandboxedFile is the name by which a sandboxed program knows the file: its only way to it, and read-only.
@@ -101,49 +88,8 @@ func damaged(err error) error {
 	return refuse(remedyTransfer, "QEMU finds it damaged: %.200q", first)
 }
 
-// sandboxed runs qemu-img on an open file: as nobody, with no network, with limits on time and memory, unable
-// to write a file. The descriptor must be read-only and the file readable for everyone who can reach it.
+// sandboxed runs qemu-img on an open file, unable to write a file. The descriptor must be read-only and the file
+// readable for everyone who can reach it.
 func sandboxed(ctx context.Context, f *os.File, args ...string) ([]byte, error) {
-	program, err := exec.LookPath("qemu-img")
-	if err != nil {
-		return nil, err
-	}
-	limited, cancel := context.WithTimeout(ctx, sandboxTimeout)
-	defer cancel()
-	argv := append([]string{
-		fmt.Sprintf("--cpu=%d", sandboxSeconds), fmt.Sprintf("--as=%d", sandboxMemory),
-		"--fsize=0", "--core=0", "--nofile=64", "--", program,
-	}, args...)
-	cmd := exec.CommandContext(limited, "prlimit", append(argv, sandboxedFile)...)
-	cmd.Dir, cmd.Env = "/", []string{"LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
-	cmd.ExtraFiles = []*os.File{f}
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Credential: &syscall.Credential{Uid: sandboxID, Gid: sandboxID},
-		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWIPC,
-	}
-	cmd.WaitDelay = time.Second
-	var stdout, stderr bounded
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err = cmd.Run()
-	if ctx.Err() != nil {
-		return nil, ctx.Err()
-	}
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		exit.Stderr = stderr.bytes()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("qemu-img %s: %w: %.200s", args[0], err, stderr.bytes())
-	}
-	return stdout.bytes(), nil
+	return task{program: "qemu-img", args: append(args, sandboxedFile), files: []*os.File{f}}.run(ctx)
 }
-
-// bounded keeps the beginning of what a program says, and lets the rest go: a bad file can make it say a lot.
-// The buffer is not embedded: its ReadFrom would take everything in, past Write.
-type bounded struct{ kept bytes.Buffer }
-
-func (b *bounded) Write(p []byte) (int, error) {
-	b.kept.Write(p[:min(len(p), outputLimit-b.kept.Len())])
-	return len(p), nil
-}
-
-func (b *bounded) bytes() []byte { return b.kept.Bytes() }
