@@ -71,7 +71,8 @@ func (h *Host) Start(ctx context.Context, id ID) error {
 			return err
 		}
 		defer d.Free()
-		err = d.Create()
+		// A memory that somebody saved (virsh managedsave) may be of another disk, or of other devices: it is discarded.
+		err = d.CreateWithFlags(libvirt.DOMAIN_START_FORCE_BOOT)
 		if isCode(err, libvirt.ERR_OPERATION_INVALID) {
 			if active, aerr := d.IsActive(); aerr == nil && active {
 				return nil
@@ -82,7 +83,8 @@ func (h *Host) Start(ctx context.Context, id ID) error {
 }
 
 // Destroy ends a domain's process without asking the guest, and returns when the process is gone. A domain that
-// is off or absent is fine. libvirt asks QEMU with SIGTERM first, which flushes what the guest had flushed.
+// is off or absent is fine. libvirt asks QEMU with SIGTERM first, which flushes what the guest had flushed. A memory that
+// somebody saved (virsh managedsave) goes as well: it is the process by other means.
 func (h *Host) Destroy(ctx context.Context, id ID) error {
 	err := h.do(ctx, "destroy", "destroy "+string(id), h.lanes.slow, func(c *libvirt.Connect) error {
 		d, _, err := lookup(c, id)
@@ -93,10 +95,17 @@ func (h *Host) Destroy(ctx context.Context, id ID) error {
 		err = d.DestroyFlags(libvirt.DOMAIN_DESTROY_DEFAULT)
 		if isCode(err, libvirt.ERR_OPERATION_INVALID) {
 			if active, aerr := d.IsActive(); aerr == nil && !active {
-				return nil
+				err = nil
 			}
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		saved, err := d.HasManagedSaveImage(0)
+		if err != nil || !saved {
+			return err
+		}
+		return d.ManagedSaveRemove(0)
 	})
 	return ignore(err, ErrNotFound)
 }
