@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/capsuled/capsuled/daemon"
+	"github.com/capsuled/capsuled/domain"
 )
 
 // TestFenceIsReadBack: rules that are not in the kernel when they are read back let no data near.
@@ -48,5 +49,27 @@ func TestOrderOfEntering(t *testing.T) {
 			t.Errorf("%s is call %d, and what comes before it call %d: %v", call, i, last, calls)
 		}
 		last = i
+	}
+}
+
+// TestReopenLooks: an entry that fails before anything was attached opens the capsule again only if it is as it was.
+func TestReopenLooks(t *testing.T) {
+	b := newBench(t, nil)
+	id := b.launched()
+	b.machine.mu.Lock()
+	b.machine.fault = func(_ int, call string) fault {
+		if call != "Disconnect" {
+			return none
+		}
+		b.machine.alien[domain.ID(id)] = "a host device"
+		return errBefore
+	}
+	b.machine.mu.Unlock()
+	b.wait(b.SwitchCapsule(t.Context(), alice, id, daemon.Secure, false))
+	b.machine.mu.Lock()
+	p, bound := b.machine.bindings["cap-"+id[:8]]
+	b.machine.mu.Unlock()
+	if c := b.show(id); c.State != daemon.Failed || c.Mode != daemon.Maintenance || bound && p.Policy != "" {
+		t.Errorf("%s in %s, under policy %q", c.State, c.Mode, p.Policy)
 	}
 }
