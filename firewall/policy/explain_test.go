@@ -167,7 +167,7 @@ func TestParsePacket(t *testing.T) {
 		_, err := p.Packet(text)
 		wantFault(t, err, want)
 	}
-	if _, err := policy.ParsePacket("tcp to data.example.org:1"); err == nil {
+	if _, err := (policy.Policy{}).Packet("tcp to data.example.org:1"); err == nil {
 		t.Error("a name without a policy")
 	}
 }

@@ -16,14 +16,11 @@ type Packet struct {
 	Port      uint16     // the destination's: of the peer when Out, of the capsule when In; 0 without TCP and UDP
 }
 
-// ParsePacket reads "tcp to 192.0.2.1:443", "udp from 192.0.2.7:53" (the peer begins, and 53 is a port of the
-// capsule), "icmp to 192.0.2.1", "tcp to host:53" or "other to 192.0.2.1".
-func ParsePacket(text string) (Packet, error) { return Policy{}.Packet(text) }
-
-// packetForm is what ParsePacket wants, for its errors.
+// packetForm is what Policy.Packet wants, for its errors.
 const packetForm = `want "tcp to 192.0.2.1:443", "udp from 192.0.2.7:53" (a port of the capsule), "icmp to 192.0.2.1" or "tcp to host:53"`
 
-// Packet is ParsePacket that knows the names of the policy: one stands for its first address.
+// Packet reads "tcp to 192.0.2.1:443", "udp from 192.0.2.7:53" (the peer begins, and 53 is a port of the capsule), "icmp
+// to 192.0.2.1", "tcp to host:53" or "other to 192.0.2.1". A name of the policy stands for its first address.
 func (p Policy) Packet(text string) (Packet, error) {
 	var pk Packet
 	words := strings.Fields(strings.ToLower(text))
@@ -88,7 +85,7 @@ func (p Policy) packetPeer(pk *Packet, text string) error {
 // packetWords are the protocols in packets; what is none of the three is "other".
 var packetWords = []string{Any: "other", TCP: "tcp", UDP: "udp", ICMP: "icmp"}
 
-// String is the packet in the words that ParsePacket reads.
+// String is the packet in the words that Policy.Packet reads.
 func (pk Packet) String() string {
 	peer := pk.Peer.String()
 	if pk.Host {

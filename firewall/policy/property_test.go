@@ -263,11 +263,11 @@ func FuzzParsePacket(f *testing.F) {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		pk, err := policy.ParsePacket(text)
+		pk, err := (policy.Policy{}).Packet(text)
 		if err != nil {
 			return
 		}
-		again, err := policy.ParsePacket(pk.String())
+		again, err := (policy.Policy{}).Packet(pk.String())
 		if err != nil || again != pk {
 			t.Errorf("%q is %+v, which reads as %+v, %v", text, pk, again, err)
 		}
