@@ -17,7 +17,7 @@ func TestDiskOfTheCleanPointChanged(t *testing.T) {
 	b.machine.domains[domain.ID(id)].written++
 	b.machine.mu.Unlock()
 	op := b.wait(b.SwitchCapsule(t.Context(), alice, id, daemon.Maintenance, false))
-	if op.State != daemon.OperationFailed || !strings.Contains(op.Cause, "was written to since its clean point") {
+	if op.State != daemon.OperationFailed || !strings.Contains(op.Cause, "was written to since") {
 		t.Errorf("%s: %s", op.State, op.Cause)
 	}
 	b.succeed(b.StopCapsule(t.Context(), alice, id))
