@@ -41,6 +41,7 @@ type domains interface {
 	ObserveOne(context.Context, domain.ID) (domain.Observed, error)
 	Inspect(context.Context, domain.ID) (domain.Inspection, error)
 	Checkpoint(context.Context, domain.ID, domain.CleanPoint) error
+	Restorable(context.Context, domain.ID) error
 	Restore(ctx context.Context, s domain.Spec, ram string) error
 	Attach(context.Context, domain.ID, domain.Disk) error
 	Pause(context.Context, domain.ID) error
@@ -174,6 +175,7 @@ type Daemon struct {
 
 	arrivals arrivals
 	verdicts verdicts
+	proofs   chan struct{} // bounds how many callers look at the kernel at once
 
 	dirty chan string // ids of capsules to look at; "" is all of them
 
@@ -219,6 +221,7 @@ func New(opt Options) (*Daemon, error) {
 		live:      map[string]*act{},
 		unfenced:  map[string]bool{},
 		opened:    map[string]string{},
+		proofs:    make(chan struct{}, 2),
 		verdicts:  verdicts{of: map[string]checked{}, blind: map[string]int{}},
 		arrivals:  arrivals{named: map[string]imagestore.Digest{}},
 		failures:  map[string]failure{},

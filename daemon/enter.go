@@ -112,6 +112,9 @@ func (a *act) cleanPoint(ctx context.Context) error {
 		if a.capsule.CleanPoint != "" {
 			return fmt.Errorf("daemon: capsule %s has left its overlay for %s", a.capsule.ID, rootOf(seen.Live))
 		}
+		if err := a.mayComeBack(ctx); err != nil {
+			return err
+		}
 		if there, err = a.d.files.PrepareCleanPoint(ctx, a.capsule.ID, footprint(a.capsule.MemoryMB)); err != nil {
 			return err
 		}
@@ -134,6 +137,18 @@ func (a *act) cleanPoint(ctx context.Context) error {
 	}
 	// libvirt has put the overlay into what starts next.
 	return a.define(ctx)
+}
+
+// mayComeBack refuses a machine that could not be restored from its clean point, while that costs nothing yet.
+func (a *act) mayComeBack(ctx context.Context) error {
+	if err := a.define(ctx); err != nil {
+		return err
+	}
+	err := a.d.domains.Restorable(ctx, a.id())
+	if errors.Is(err, domain.ErrConflict) {
+		return &Error{Code: Conflict, Message: "the capsule runs on another machine than it would be restored on (an older version launched it): stop and launch it first", Err: err}
+	}
+	return err
 }
 
 // rootOf is the disk that a domain boots from; "" when it has none.
@@ -243,7 +258,7 @@ func (a *act) mount(ctx context.Context) error {
 		a.say("%s", a.reserved)
 		return nil
 	}
-	a.say("the guest has mounted %s and %s", mountPoints[secureVolume], mountPoints[releaseSpool])
+	a.say("the guest says that it has mounted %s and %s", mountPoints[secureVolume], mountPoints[releaseSpool])
 	return nil
 }
 

@@ -37,6 +37,8 @@ type examination struct {
 	Proof
 	c      store.Capsule
 	policy string // that should be in force
+
+	inForce string // the policy that is
 }
 
 func (e *examination) check(promise, what string, ok bool, format string, args ...any) {
@@ -103,9 +105,7 @@ func (d *Daemon) examineFence(ctx context.Context, e *examination, rules func(co
 	e.rulesAlone = len(ev.Differences) > 0
 	e.check("P1", what, !e.rulesAlone, "%s", found(ev.Differences, fmt.Sprintf("as policy %s has them (sha256 %.12s)", name, ev.Hash)))
 	e.check("P1", "policy in force", ev.Policy == e.policy, "%s", name)
-	if e.c.Mode == Secure {
-		e.check("P1", "policy is fit for data", d.fit(ev.Policy), "%s", name)
-	}
+	e.inForce = ev.Policy
 }
 
 // fit says whether a policy may be in force while data is attached.
@@ -151,6 +151,9 @@ func (d *Daemon) examineDomain(e *examination, seen domain.Inspection, there ima
 		if name != rootDisk {
 			e.Volumes = append(e.Volumes, name)
 		}
+	}
+	if e.c.Mode == Secure || len(e.Volumes) > 0 || known && rootOf(seen.Live) == there.Overlay {
+		e.check("P1", "policy is fit for data", d.fit(e.inForce), "%s", policyWord(e.inForce))
 	}
 	want := attached[e.c.Mode]
 	promise := "P3"

@@ -134,6 +134,15 @@ func (m *machine) Checkpoint(ctx context.Context, id domain.ID, cp domain.CleanP
 	}))
 }
 
+func (m *machine) Restorable(ctx context.Context, id domain.ID) error {
+	return m.call(ctx, "Restorable", m.away(func() error {
+		if m.older[id] {
+			return domain.ErrConflict
+		}
+		return nil
+	}))
+}
+
 func (m *machine) Restore(ctx context.Context, s domain.Spec, ram string) error {
 	return m.call(ctx, "Restore", m.away(func() error {
 		d, p := m.domains[s.ID], m.points[s.ID]
@@ -237,6 +246,7 @@ func (m *machine) SetPolicies(ctx context.Context, all []policy.Policy) error {
 }
 
 func (m *machine) Inspect2(ctx context.Context, tap string) (e firewall.Evidence, err error) {
+	m.looking.Add(1)
 	err = m.call(ctx, "InspectFence", func() error {
 		e = firewall.Evidence{Policy: m.bindings[tap].Policy, Hash: "rules", Flows: 2}
 		if m.flushed[tap] {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/capsuled/capsuled/daemon/store"
 	"github.com/capsuled/capsuled/domain"
+	"github.com/capsuled/capsuled/imagestore"
 )
 
 // The steps out of secure mode, and what forgets it.
@@ -45,8 +46,8 @@ func (a *act) discard(ctx context.Context) error {
 		return err
 	}
 	if a.capsule.CleanStamp != "" && there.Stamp != a.capsule.CleanStamp {
-		return fmt.Errorf("daemon: the root disk of capsule %s was written to since its clean point (%s, was %s): stop it, and it starts from its disk",
-			a.capsule.ID, there.Stamp, a.capsule.CleanStamp)
+		return errorf(Conflict, "the root disk was written to since the clean point (%s, was %s): stop the capsule, and it starts from its disk",
+			there.Stamp, a.capsule.CleanStamp)
 	}
 	if err := errors.Join(a.d.files.DropOverlay(ctx, a.capsule.ID), a.d.files.DropSerialLog(ctx, a.capsule.ID)); err != nil {
 		return err
@@ -141,7 +142,12 @@ func (a *act) forget(ctx context.Context) error {
 	if o.State == domain.Running || o.State == domain.Paused {
 		return nil // a launch that is taken up: it forgot before it started
 	}
-	secure := a.capsule.Mode == Secure || a.capsule.CleanPoint != ""
+	there, err := a.d.files.CleanPoint(ctx, a.capsule.ID)
+	if err != nil && !errors.Is(err, imagestore.ErrNotFound) {
+		return err
+	}
+	// The files know it too: the records may be older than the visit.
+	secure := a.capsule.Mode == Secure || a.capsule.CleanPoint != "" || there.HaveOverlay || there.HaveRAM
 	quiet := a.d.domains.Quiet(ctx, a.id(), false)
 	if errors.Is(quiet, domain.ErrNotFound) {
 		quiet = nil

@@ -197,17 +197,21 @@ func (d *Daemon) end(ctx context.Context, id domain.ID, why string) error {
 // converge is the full pass: firewall, network and every capsule, then the upkeep that nothing else waits for. The
 // error says what is amiss on the host; the trouble of one capsule or of the upkeep is logged.
 func (d *Daemon) converge(ctx context.Context) error {
-	if err := d.mendFence(ctx); err != nil {
-		return err
-	}
+	// A bridge that is gone is trouble for the firewall, and libvirt's to make anew.
+	fence := d.mendFence(ctx)
 	if err := d.hyper.Connected(); err != nil {
-		return err
+		return errors.Join(fence, err)
 	}
 	if err := d.hyper.EnsureNetwork(ctx, d.opt.Network); err != nil {
 		return err
 	}
 	if err := d.fences.GuardBridge(ctx); err != nil {
 		return err
+	}
+	if fence != nil {
+		if err := d.mendFence(ctx); err != nil {
+			return err
+		}
 	}
 	// Observed before the records are read: what is observed then has its record already.
 	seen, err := d.domains.Observe(ctx)

@@ -242,6 +242,13 @@ func (d *Daemon) Prove(ctx context.Context, c Caller, id string) (Proof, error) 
 	if err := d.inspecting(ctx, c, id, func(_ *store.Tx, found store.Capsule) error { capsule = found; return nil }); err != nil {
 		return Proof{}, err
 	}
+	// Each reads all rules under the lock that the watcher needs to put them back: callers wait for one another.
+	select {
+	case d.proofs <- struct{}{}:
+		defer func() { <-d.proofs }()
+	case <-ctx.Done():
+		return Proof{}, errorf(Unavailable, "too many proofs are asked for at once, try again")
+	}
 	p := d.examine(ctx, capsule, inForce(capsule))
 	err := d.view(ctx, func(tx *store.Tx) (err error) {
 		p.Records.Length, p.Records.Head, p.Records.Fault, err = tx.CheckSwitches()

@@ -1,6 +1,7 @@
 package daemon_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -382,3 +383,51 @@ func TestVerifierOfMany(t *testing.T) {
 		}
 	}
 }
+
+// TestOlderMachine: a capsule that could not come back is not taken to secure mode, and runs on as if it had not been asked.
+func TestOlderMachine(t *testing.T) {
+	b := newBench(t, nil)
+	id := b.launched()
+	b.machine.older[domain.ID(id)] = true
+	op := b.wait(b.SwitchCapsule(t.Context(), alice, id, daemon.Secure, false))
+	if op.State != daemon.OperationFailed || !strings.Contains(op.Cause, "stop and launch it") {
+		t.Fatalf("%s: %s", op.State, op.Cause)
+	}
+	if n := b.machine.count("Destroy") + b.machine.count("Checkpoint"); n > 0 {
+		t.Errorf("it was touched %d times", n)
+	}
+	if c := b.show(id); c.State != daemon.Running || c.Mode != daemon.Maintenance || c.Observed != "running" {
+		t.Errorf("%s in %s, %s", c.State, c.Mode, c.Observed)
+	}
+	b.settled()
+}
+
+// TestProofsWaitForOneAnother: however many callers ask for proofs, two at most look at the kernel; the others wait, and
+// are told when they have waited in vain.
+func TestProofsWaitForOneAnother(t *testing.T) {
+	b := newBench(t, nil)
+	id := b.secured()
+	release := b.machine.block("InspectFence")
+	before := b.looks()
+	ctx, cancel := context.WithCancel(t.Context())
+	answers := make(chan error, 8)
+	for range 8 {
+		go func() { _, err := b.Prove(ctx, alice, id); answers <- err }()
+	}
+	b.until(func() bool { return b.looks() == before+2 })
+	cancel()
+	for range 6 {
+		if err := <-answers; code(err) != daemon.Unavailable {
+			t.Errorf("who waits is told %v", err)
+		}
+	}
+	if n := b.looks() - before; n != 2 {
+		t.Errorf("%d callers looked at once", n)
+	}
+	close(release)
+	<-answers
+	<-answers
+}
+
+// looks counts the callers that look, or wait in the middle of it.
+func (b *bench) looks() int64 { return b.machine.looking.Load() }

@@ -47,6 +47,32 @@ func (h *Host) Restore(ctx context.Context, s Spec, ram string) error {
 	})
 }
 
+// Restorable says whether a running domain could be restored as it is defined now, were its RAM saved: nil, or ErrConflict
+// with what differs, such as devices that an earlier version of the definition had. ErrNotFound: not defined, or not
+// ours. It changes nothing. Ask it before a Checkpoint: afterwards the answer comes too late.
+func (h *Host) Restorable(ctx context.Context, id ID) error {
+	return h.do(ctx, "restorable", "compare "+string(id), h.lanes.quick, func(c *libvirt.Connect) error {
+		d, _, err := lookup(c, id)
+		if err != nil {
+			return err
+		}
+		defer d.Free()
+		// As libvirt writes it into a RAM file.
+		live, err := d.GetXMLDesc(libvirt.DOMAIN_XML_SECURE | libvirt.DOMAIN_XML_MIGRATABLE)
+		if err != nil {
+			return err
+		}
+		defined, err := d.GetXMLDesc(libvirt.DOMAIN_XML_SECURE | libvirt.DOMAIN_XML_INACTIVE | libvirt.DOMAIN_XML_MIGRATABLE)
+		if err != nil {
+			return err
+		}
+		if _, err := restorable(live, defined); err != nil {
+			return fmt.Errorf("%w: %w", ErrConflict, err)
+		}
+		return nil
+	})
+}
+
 func restore(c *libvirt.Connect, d *libvirt.Domain, ram string) error {
 	saved, err := c.DomainSaveImageGetXMLDesc(ram, libvirt.DOMAIN_SAVE_IMAGE_XML_SECURE)
 	if err != nil {

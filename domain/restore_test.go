@@ -136,6 +136,22 @@ func TestRestoreTakesTheSpec(t *testing.T) {
 	}
 }
 
+// TestRestorable: a domain that runs with other devices than it is defined with would not come back from its RAM, and
+// that is said before it is saved.
+func TestRestorable(t *testing.T) {
+	h, ctx := open(t), t.Context()
+	s := newSpec(t, h, "cap-restorable", nil)
+	wantErr(t, "not defined", h.Restorable(ctx, s.ID), domain.ErrNotFound)
+	running(t, h, s)
+	noErr(t, "as it runs", h.Restorable(ctx, s.ID))
+	s.VNC.Password, s.Labels = "changed", map[string]string{"user": "bob"}
+	noErr(t, "define", h.Define(ctx, s))
+	noErr(t, "with what a restore may change", h.Restorable(ctx, s.ID))
+	s.VCPUs++
+	noErr(t, "define", h.Define(ctx, s))
+	wantErr(t, "with another machine", h.Restorable(ctx, s.ID), domain.ErrConflict)
+}
+
 // TestRestoreAfterRestarts: libvirtd is another one when the domain is saved, and again when it is restored.
 func TestRestoreAfterRestarts(t *testing.T) {
 	h, ctx := open(t), t.Context()
