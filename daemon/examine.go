@@ -100,12 +100,21 @@ func (d *Daemon) examineFence(ctx context.Context, e *examination, rules func(co
 		e.unknown("P1", what, err)
 		return
 	}
-	e.RulesHash, e.denied = ev.Hash, ev.Denied.Packets
+	e.RulesHash, e.denied = ev.Hash, deniedOf(ev)
 	name := policyWord(ev.Policy)
 	e.rulesAlone = len(ev.Differences) > 0
 	e.check("P1", what, !e.rulesAlone, "%s", found(ev.Differences, fmt.Sprintf("as policy %s has them (sha256 %.12s)", name, ev.Hash)))
 	e.check("P1", "policy in force", ev.Policy == e.policy, "%s", name)
 	e.inForce = ev.Policy
+}
+
+// denied counts the packets of a capsule that were dropped, by the layer that dropped them: bridge has all of IPv6 and of
+// what is not IP.
+type denied struct{ bridge, ipv4 uint64 }
+
+func deniedOf(ev firewall.Evidence) denied {
+	bridge := ev.DeniedByBridge.Packets
+	return denied{bridge, ev.Denied.Packets - min(bridge, ev.Denied.Packets)}
 }
 
 // fit says whether a policy may be in force while data is attached.

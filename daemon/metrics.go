@@ -45,6 +45,7 @@ func newMetrics(reg prometheus.Registerer, d *Daemon) *metrics {
 	m.drift = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "capsule_policy_drift_total", Help: "How often the kernel was found to differ from what should be, by what differed.",
 	}, []string{"cause"})
+	m.drift.WithLabelValues("rules") // the first drift is a change, and not a series that begins with it
 	reg.MustRegister(m.duration, m.ended, m.unexplained, m.reconciled, m.switched, m.unswitched, m.drift, records{d})
 	return m
 }
@@ -76,7 +77,7 @@ var (
 	modeDesc       = prometheus.NewDesc("capsule_mode", "1 for the mode that a running capsule is in, by its record.", []string{"domain", "mode"}, nil)
 	verifiedDesc   = prometheus.NewDesc("capsule_policy_verified", "Whether a capsule in secure mode was proved safe when it was last looked at.", []string{"domain"}, nil)
 	verifiedAtDesc = prometheus.NewDesc("capsule_policy_last_verified_timestamp_seconds", "When a capsule in secure mode was last proved safe.", []string{"domain"}, nil)
-	deniedDesc     = prometheus.NewDesc("capsule_denied_packets_total", "Packets from and to a capsule in secure mode that were dropped, since its rules were last written.", []string{"domain"}, nil)
+	deniedDesc     = prometheus.NewDesc("capsule_denied_packets_total", "Packets from and to a capsule in secure mode that were dropped, since its rules were last written.", []string{"domain", "family"}, nil)
 	readyDesc      = prometheus.NewDesc("capsuled_ready", "Whether the daemon has converged and takes requests.", nil, nil)
 )
 
@@ -156,7 +157,8 @@ func (r records) verified(ch chan<- prometheus.Metric) {
 			proved = 1
 		}
 		ch <- prometheus.MustNewConstMetric(verifiedDesc, prometheus.GaugeValue, proved, domain)
-		ch <- prometheus.MustNewConstMetric(deniedDesc, prometheus.CounterValue, float64(k.denied), domain)
+		ch <- prometheus.MustNewConstMetric(deniedDesc, prometheus.CounterValue, float64(k.denied.bridge), domain, "bridge")
+		ch <- prometheus.MustNewConstMetric(deniedDesc, prometheus.CounterValue, float64(k.denied.ipv4), domain, "ipv4")
 		if !k.at.IsZero() {
 			ch <- prometheus.MustNewConstMetric(verifiedAtDesc, prometheus.GaugeValue, float64(k.at.UnixMilli())/1000, domain)
 		}

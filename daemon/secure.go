@@ -40,9 +40,9 @@ type Proof struct {
 	CleanPoint string   // id of the clean point; "" when there is none
 	Records    Chain
 
-	running    bool   // the domain has a process
-	denied     uint64 // packets of the capsule that were dropped
-	rulesAlone bool   // nothing failed but that rules in the kernel are not those of the policy
+	running    bool // the domain has a process
+	denied     denied
+	rulesAlone bool // nothing failed but that rules in the kernel are not those of the policy
 }
 
 // Chain is the state of the records of switches, which are chained by hash: one that was altered or removed shows.

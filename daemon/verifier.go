@@ -151,7 +151,7 @@ type verdicts struct {
 type checked struct {
 	proved bool
 	at     time.Time // when it was proved last; zero for never
-	denied uint64
+	denied denied
 }
 
 // watchSecure proves every capsule in secure mode again and again, and holds one that fails.

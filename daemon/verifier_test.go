@@ -1,17 +1,17 @@
 package daemon_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/capsuled/capsuled/daemon"
 )
 
-// verified is what a scrape says of each capsule in secure mode.
-func verified(t *testing.T, reg *prometheus.Registry) map[string]float64 {
+// scrape is what the metrics say under one name, by the values of the labels.
+func scrape(t *testing.T, reg *prometheus.Registry, name string) map[string]float64 {
 	t.Helper()
 	families, err := reg.Gather()
 	if err != nil {
@@ -19,10 +19,15 @@ func verified(t *testing.T, reg *prometheus.Registry) map[string]float64 {
 	}
 	seen := map[string]float64{}
 	for _, f := range families {
-		if f.GetName() == "capsule_policy_verified" {
-			for _, m := range f.GetMetric() {
-				seen[m.GetLabel()[0].GetValue()] = m.GetGauge().GetValue()
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			var labels []string
+			for _, l := range m.GetLabel() {
+				labels = append(labels, l.GetValue())
 			}
+			seen[strings.Join(labels, " ")] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
 		}
 	}
 	return seen
@@ -38,11 +43,18 @@ func TestHeldIsToldOf(t *testing.T) {
 		if err := b.VerifyAll(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(want, verified(t, reg)); diff != "" {
+		if diff := cmp.Diff(want, scrape(t, reg, "capsule_policy_verified")); diff != "" {
 			t.Errorf("%s: %s", what, diff)
 		}
 	}
 	tells("in secure mode", map[string]float64{"cap-" + id[:8]: 1})
+	want := map[string]float64{"cap-" + id[:8] + " bridge": 4, "cap-" + id[:8] + " ipv4": 3}
+	if diff := cmp.Diff(want, scrape(t, reg, "capsule_denied_packets_total")); diff != "" {
+		t.Errorf("denied: %s", diff)
+	}
+	if diff := cmp.Diff(map[string]float64{"rules": 0}, scrape(t, reg, "capsule_policy_drift_total")); diff != "" {
+		t.Errorf("drift: %s", diff)
+	}
 	b.hold(id)
 	tells("held", map[string]float64{"cap-" + id[:8]: 0})
 	tells("held for longer", map[string]float64{"cap-" + id[:8]: 0})
