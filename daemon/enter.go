@@ -97,6 +97,8 @@ func (a *act) cutConsoles(ctx context.Context) error {
 // cleanPoint freezes disk and RAM as they are before any data is near. It is recorded at once, so that nothing takes
 // another one later.
 func (a *act) cleanPoint(ctx context.Context) error {
+	a.d.births.RLock() // the RAM that is being saved is nobody's yet: it is not swept
+	defer a.d.births.RUnlock()
 	seen, err := a.d.domains.Inspect(ctx, a.id())
 	if err != nil {
 		return err

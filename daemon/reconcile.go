@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/capsuled/capsuled/daemon/store"
@@ -332,12 +333,22 @@ func (d *Daemon) mendLeases(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// sweep removes files that no record names. It is put off while an import is under way: its bytes have no record yet.
+// sweep removes files that no record names. It is put off while an import or an entry to secure mode is under way: the
+// bytes of the one and the RAM that the other saves have no record yet.
 func (d *Daemon) sweep(ctx context.Context) error {
 	if !d.births.TryLock() {
 		return nil
 	}
 	defer d.births.Unlock()
+	freezing := false
+	err := d.store.View(ctx, func(tx *store.Tx) error {
+		open, err := tx.OpenOperations()
+		freezing = slices.ContainsFunc(open, func(o store.Operation) bool { return o.Kind == opEnter })
+		return err
+	})
+	if err != nil || freezing { // libvirt goes on with a clean point though the daemon was killed that asked for it
+		return err
+	}
 	digests, keep := map[imagestore.Digest]bool{}, map[string]bool{}
 	keys, err := d.files.Keys(ctx)
 	if err != nil {
