@@ -93,7 +93,13 @@ func (db *DB) Update(ctx context.Context, f func(*Tx) error) error { return run(
 // View runs f on a snapshot that no writer changes; writes in f are refused by SQLite.
 func (db *DB) View(ctx context.Context, f func(*Tx) error) error { return run(ctx, db.read, f) }
 
-func run(ctx context.Context, pool *sql.DB, f func(*Tx) error) error {
+func run(ctx context.Context, pool *sql.DB, f func(*Tx) error) (err error) {
+	defer func() {
+		// database/sql rolls back when ctx ends, and what comes of that is told in many words.
+		if err != nil && ctx.Err() != nil {
+			err = fmt.Errorf("store: %w: %w", ctx.Err(), err)
+		}
+	}()
 	tx, err := pool.BeginTx(ctx, nil)
 	if err != nil {
 		return wrap(err)

@@ -268,3 +268,19 @@ func TestViewCannotWrite(t *testing.T) {
 		t.Error("a view wrote")
 	}
 }
+
+// TestEndOfContext: who gives up in the middle is told that, and not what became of the transaction.
+func TestEndOfContext(t *testing.T) {
+	db := open(t)
+	for name, run := range map[string]func(context.Context, func(*store.Tx) error) error{"view": db.View, "update": db.Update} {
+		ctx, cancel := context.WithCancel(t.Context())
+		err := run(ctx, func(tx *store.Tx) error {
+			cancel()
+			_, err := tx.Capsules()
+			return err
+		})
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
