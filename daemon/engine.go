@@ -65,15 +65,14 @@ func (d *Daemon) newOperation(p *procedure, c Caller, target, owner, argument st
 		ID: uuid.NewString(), Kind: p.kind, Target: target, Owner: owner, Argument: argument,
 		State: string(OperationRunning), Actor: c.GUID, Origin: c.From, Request: c.Request, Started: time.Now(),
 	}
-	for _, s := range p.steps {
-		op.Steps = append(op.Steps, store.Step{Name: s.name, State: "pending"})
-	}
+	op.Steps = p.journalled(nil)
 	return op
 }
 
 // start carries an operation out whose intent is on disk. When the daemon is stopping it leaves that to the next one.
 func (d *Daemon) start(op store.Operation) {
 	a := &act{d: d, proc: d.procedures[op.Kind], op: op, ended: make(chan struct{})}
+	a.op.Steps = a.proc.journalled(op.Steps)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	ctx := d.base
@@ -91,6 +90,19 @@ func (d *Daemon) start(op store.Operation) {
 			a.proc.after(a)
 		}
 	})
+}
+
+// journalled brings the steps of a journal to those of the procedure: one that an older version began may have fewer, or
+// others.
+func (p *procedure) journalled(have []store.Step) []store.Step {
+	steps := make([]store.Step, len(p.steps))
+	for i, s := range p.steps {
+		steps[i] = store.Step{Name: s.name, State: "pending"}
+		if j := slices.IndexFunc(have, func(h store.Step) bool { return h.Name == s.name }); j >= 0 {
+			steps[i] = have[j]
+		}
+	}
+	return steps
 }
 
 // resume takes up every operation that was open when the daemon ended (act.first says at which step).
