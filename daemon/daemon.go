@@ -51,6 +51,7 @@ type domains interface {
 
 	GuestMount(context.Context, domain.ID, []domain.Mount) error
 	Freeze(context.Context, domain.ID) (int, error)
+	Thaw(context.Context, domain.ID) (int, error)
 	SetClock(context.Context, domain.ID, time.Time) error
 }
 

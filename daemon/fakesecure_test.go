@@ -225,8 +225,12 @@ func (m *machine) GuestMount(ctx context.Context, _ domain.ID, _ []domain.Mount)
 // guestNumber is what the guest chose to answer.
 const guestNumber = 23438578512385079
 
-func (m *machine) Freeze(ctx context.Context, _ domain.ID) (int, error) {
-	return guestNumber, m.call(ctx, "Freeze", m.guest)
+func (m *machine) Freeze(ctx context.Context, id domain.ID) (int, error) {
+	return guestNumber, m.call(ctx, "Freeze", func() error { m.frozen[id] = !m.mute; return m.guest() })
+}
+
+func (m *machine) Thaw(ctx context.Context, id domain.ID) (int, error) {
+	return guestNumber, m.call(ctx, "Thaw", func() error { m.frozen[id] = m.frozen[id] && m.mute; return m.guest() })
 }
 
 func (m *machine) SetClock(ctx context.Context, _ domain.ID, _ time.Time) error {

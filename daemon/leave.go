@@ -121,6 +121,16 @@ func (a *act) unpause(ctx context.Context) error {
 	return a.d.domains.Resume(ctx, a.id())
 }
 
+// thaw lets a guest write again that was flushed for a way out which failed before its process was ended.
+func (a *act) thaw(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, a.d.opt.FlushWait)
+	defer cancel()
+	if _, err := a.d.domains.Thaw(ctx, a.id()); err != nil {
+		a.say("the guest was not asked to write again: %s", guestWords(err))
+	}
+	return nil
+}
+
 // setClock tells the guest the time, which stood still for it.
 func (a *act) setClock(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, a.d.opt.FlushWait)

@@ -127,6 +127,7 @@ func capsuleSteps() map[string][]step {
 			{name: "verify", do: (*act).verifyShut},
 			{name: "policy", do: (*act).openOwn, undo: (*act).shutAgain, anew: true},
 			{name: "resume", do: (*act).unpause, undo: (*act).pause},
+			{name: "thaw", do: (*act).thaw},
 			{name: "clock", do: (*act).setClock},
 		},
 		opHold:     {{name: "close", do: (*act).tryShut}, {name: "pause", do: (*act).pause}, {name: "unfence", do: (*act).unfence}},

@@ -132,65 +132,6 @@ func (b *bench) resumed(id string) {
 	b.settled()
 }
 
-// TestFailedLeave: a capsule whose way out fails is closed and does not run, and goes back when it is asked again.
-func TestFailedLeave(t *testing.T) {
-	for _, call := range []string{"Restore", "DropOverlay", "DropSerialLog"} {
-		t.Run(call, func(t *testing.T) {
-			b := newBench(t, nil)
-			id := b.secured()
-			b.machine.faultAt(call)
-			op := b.wait(b.SwitchCapsule(t.Context(), alice, id, daemon.Maintenance, false))
-			if op.State != daemon.OperationFailed {
-				t.Fatal(op.State)
-			}
-			b.machine.well()
-			if c := b.show(id); c.State != daemon.Failed || c.Mode != daemon.Secure || c.Observed == "running" {
-				t.Fatalf("%s in %s, %s", c.State, c.Mode, c.Observed)
-			}
-			b.resumed(id)
-			if c := b.show(id); c.State != daemon.Running || c.Mode != daemon.Maintenance {
-				t.Errorf("%s in %s", c.State, c.Mode)
-			}
-		})
-	}
-}
-
-// TestLeaveFailsLate: a capsule that is back at its clean point and cannot be opened is held in maintenance, where it is,
-// and goes on from there: what it had in memory is not lost.
-func TestLeaveFailsLate(t *testing.T) {
-	b := newBench(t, nil)
-	id := b.secured()
-	b.machine.faultAt("Resume")
-	if op := b.wait(b.SwitchCapsule(t.Context(), alice, id, daemon.Maintenance, false)); op.State != daemon.OperationFailed {
-		t.Fatal(op.State)
-	}
-	b.machine.well()
-	if c := b.show(id); c.State != daemon.Failed || c.Mode != daemon.Maintenance || c.Observed != "paused" {
-		t.Fatalf("%s in %s, %s", c.State, c.Mode, c.Observed)
-	}
-	if p, err := b.Prove(t.Context(), alice, id); err != nil || !p.Proved {
-		t.Errorf("held, and not proved: %+v, %v", p, err)
-	}
-	b.resumed(id)
-}
-
-// TestLostCleanPoint: when there is nothing to go back to, the capsule is stopped and starts from its disk.
-func TestLostCleanPoint(t *testing.T) {
-	b := newBench(t, nil)
-	id := b.secured()
-	b.machine.mu.Lock()
-	b.machine.point(id).ram = nil
-	b.machine.mu.Unlock()
-	op := b.wait(b.SwitchCapsule(t.Context(), alice, id, daemon.Maintenance, false))
-	if op.State != daemon.OperationFailed || !strings.Contains(op.Cause, "stop the capsule") {
-		t.Fatalf("%s: %s", op.State, op.Cause)
-	}
-	b.succeed(b.StopCapsule(t.Context(), alice, id))
-	b.settled()
-	b.succeed(b.LaunchCapsule(t.Context(), alice, id))
-	b.settled()
-}
-
 // TestHeld: what the verifier cannot prove is closed and paused, and goes on where it was once it can be proved.
 func TestHeld(t *testing.T) {
 	b := newBench(t, nil)
