@@ -78,13 +78,7 @@ func TestSecureDNSMasqDies(t *testing.T) {
 	v.secure()
 	v.maintenance()
 	v.bear(map[string][]string{"enter": {"attach"}, "leave": {"restore"}}, blow{name: "dnsmasq killed",
-		strike: func(v *vault) {
-			for pid := range strings.FieldsSeq(must(command(v.t, "pgrep", "-f", "dnsmasq.*capsules.conf"))(v.t)) {
-				if n, err := strconv.Atoi(pid); err == nil {
-					_ = syscall.Kill(n, syscall.SIGKILL)
-				}
-			}
-		},
+		strike: (*vault).killDNSMasq,
 		heal: func(v *vault) {
 			v.settle()
 			if op := v.operations()[0]; op.State != "succeeded" {
@@ -95,6 +89,16 @@ func TestSecureDNSMasqDies(t *testing.T) {
 	})
 	if v.status(v.id).Mode == "SECURE" {
 		v.maintenance()
+	}
+}
+
+// killDNSMasq ends the network's dnsmasq, its helper included.
+func (v *vault) killDNSMasq() {
+	v.t.Helper()
+	for pid := range strings.FieldsSeq(must(command(v.t, "pgrep", "-f", "dnsmasq.*capsules.conf"))(v.t)) {
+		if n, err := strconv.Atoi(pid); err == nil {
+			_ = syscall.Kill(n, syscall.SIGKILL)
+		}
 	}
 }
 
