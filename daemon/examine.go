@@ -61,6 +61,10 @@ func (d *Daemon) examineWith(ctx context.Context, c store.Capsule, policy string
 	e.Capsule, e.At, e.State, e.Mode, e.Policy, e.CleanPoint = c.ID, time.Now(), c.State, c.Mode, policyWord(policy), c.CleanPoint
 	d.examineFence(ctx, e, rules)
 	there, err := d.files.CleanPoint(ctx, c.ID)
+	own := map[string]imagestore.File{}
+	if err == nil {
+		own, err = d.files.Files(ctx, c.ID)
+	}
 	if errors.Is(err, imagestore.ErrNotFound) && !c.Provisioned {
 		err = nil
 	}
@@ -75,7 +79,7 @@ func (d *Daemon) examineWith(ctx context.Context, c store.Capsule, policy string
 	case err != nil:
 		e.unknown("P1", "domain in libvirt", err)
 	default:
-		d.examineDomain(e, seen, there, known)
+		d.examineDomain(e, seen, there, own, known)
 	}
 	d.examineHolders(ctx, e)
 	failed, unknown := 0, 0
@@ -136,15 +140,34 @@ func found(faults []string, well string) string {
 	return strings.Join(faults, "; ")
 }
 
+// disksAre says whether a domain has the disks that it should, and which it has. A serial is only what somebody called a
+// disk: when the capsule's own files are known, its volumes must be those.
+func disksAre(want []string, seen *domain.Devices, own map[string]imagestore.File, known bool) (bool, string) {
+	text := fmt.Sprint(serials(seen))
+	if !slices.Equal(serials(seen), want) {
+		return false, text
+	}
+	for _, disk := range seen.Disks {
+		if known && disk.Serial != rootDisk && disk.Path != own[disk.Serial].Path {
+			return false, fmt.Sprintf("%s: %s is %s", text, disk.Serial, disk.Path)
+		}
+	}
+	return true, text
+}
+
 // examineDomain looks at what libvirt has, live and defined.
-func (d *Daemon) examineDomain(e *examination, seen domain.Inspection, there imagestore.CleanPoint, known bool) {
+func (d *Daemon) examineDomain(e *examination, seen domain.Inspection, there imagestore.CleanPoint, own map[string]imagestore.File, known bool) {
 	e.DomainHash, e.running = seen.LiveHash, seen.Live != nil
 	well := e.running == (e.c.State == Running)
 	if held(e.c) {
 		well = seen.State == domain.Paused || seen.State == domain.Off
 	}
 	e.check("P3", "domain in libvirt", well, "%s", words[seen.State])
-	e.check("P3", "disks of the definition", slices.Equal(serials(seen.Defined), attached[Maintenance]), "%v", serials(seen.Defined))
+	ok, disks := disksAre(attached[Maintenance], seen.Defined, own, known)
+	if ok && known && rootOf(seen.Defined) != own[rootDisk].Path {
+		ok, disks = false, disks+": it is "+rootOf(seen.Defined)
+	}
+	e.check("P3", "disks of the definition", ok, "%s", disks)
 	if seen.Defined != nil {
 		e.check("P3", "other devices of the definition", len(seen.Defined.Foreign) == 0, "%s", found(seen.Defined.Foreign, "none"))
 	}
@@ -169,7 +192,8 @@ func (d *Daemon) examineDomain(e *examination, seen domain.Inspection, there ima
 	if e.c.Mode == Secure {
 		promise = "P1"
 	}
-	e.check(promise, "disks of the live domain", slices.Equal(serials(seen.Live), want), "%v", serials(seen.Live))
+	ok, disks = disksAre(want, seen.Live, own, known)
+	e.check(promise, "disks of the live domain", ok, "%s", disks)
 	e.check("P1", "other devices of the live domain", len(seen.Live.Foreign) == 0, "%s", found(seen.Live.Foreign, "none"))
 	nic, ok := ownNIC(seen.Live, e.c)
 	e.check("P1", "network interfaces of the live domain", ok, "%s", nic)
