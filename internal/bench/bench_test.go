@@ -81,7 +81,9 @@ func TestPartsInside(t *testing.T) {
 			t.Errorf("%s left %d capsules, and should leave %d", p.name, len(list.VMsInfo), want)
 		}
 	}
-	for _, row := range []string{"| createvm ", "| step clone ", "| deletevm ", "| step erase ", "| launchvm ", "| virsh start ", "| virDomainCreate ", "| step fence ", "| 0  ", "| 2  ", "| less virsh start of the same round "} {
+	for _, row := range []string{"| createvm ", "| step clone ", "| deletevm ", "| step erase ", "| launchvm ", "| virsh start ", "| virDomainCreate ", "| step fence ", "| 0  ", "| 2  ", "| less virsh start of the same round ",
+		"| 8 MiB ", "| step clean-point ", "| step mount ", "| bare virDomainSnapshotCreateXML ", "| bare virDomainRestoreFlags, paused ",
+		"| secure, in no rule ", "| secure  ", "| libvirtd "} {
 		if !strings.Contains(out.String(), "\n"+row) {
 			t.Errorf("there is no row %q", row)
 		}

@@ -33,14 +33,14 @@ func (m *machine) ram() string     { return filepath.Join(m.dir, "clean.ram") }
 // openMachine looks at a capsule that the daemon has just taken to secure mode: its other disks are what is attached.
 func openMachine(capsule string) (_ *machine, err error) {
 	m := &machine{}
-	if m.dir, err = os.MkdirTemp("/var/lib/libvirt/images", "bench-"); err != nil {
-		return nil, err
-	}
 	defer func() {
 		if err != nil {
 			m.close()
 		}
 	}()
+	if m.dir, err = os.MkdirTemp("/var/lib/libvirt/images", "bench-"); err != nil {
+		return nil, err
+	}
 	if err = os.Chmod(m.dir, 0o711); err != nil { // QEMU's user has to pass
 		return nil, err
 	}
@@ -60,23 +60,31 @@ func openMachine(capsule string) (_ *machine, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if m.volumes, err = otherDisks(live); err != nil {
+		return nil, err
+	}
+	m.point, err = m.pointXML()
+	return m, err
+}
+
+// otherDisks are the documents of all disks but the first, without what libvirt made up when it attached them.
+func otherDisks(doc string) (docs []string, err error) {
 	var x libvirtxml.Domain
-	if err = x.Unmarshal(live); err != nil {
+	if err := x.Unmarshal(doc); err != nil {
 		return nil, err
 	}
 	for _, d := range x.Devices.Disks[1:] {
 		d.Alias, d.Address, d.BackingStore, d.Source.Index = nil, nil, nil, 0
-		doc, err := d.Marshal()
+		one, err := d.Marshal()
 		if err != nil {
 			return nil, err
 		}
-		m.volumes = append(m.volumes, doc)
+		docs = append(docs, one)
 	}
-	if len(m.volumes) == 0 {
-		return nil, fmt.Errorf("capsule %s has no volumes attached", capsule)
+	if len(docs) == 0 {
+		return nil, errors.New("the domain has no disk but the first")
 	}
-	m.point, err = m.pointXML()
-	return m, err
+	return docs, nil
 }
 
 func firstDisk(doc string) (*libvirtxml.DomainDisk, error) {
@@ -111,7 +119,9 @@ func (m *machine) close() {
 	if m.conn != nil {
 		_, _ = m.conn.Close()
 	}
-	_ = os.RemoveAll(m.dir)
+	if m.dir != "" {
+		_ = os.RemoveAll(m.dir)
+	}
 }
 
 // prepare makes the overlay, which is no call to libvirt.
@@ -120,14 +130,12 @@ func (m *machine) prepare(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("qemu-img: %w: %s", err, out)
 	}
-	return settle()
+	settle()
+	return nil
 }
 
 // settle has everything written that was not: what one way left to write is not for the next one to wait for.
-func settle() error {
-	unix.Sync()
-	return nil
-}
+func settle() { unix.Sync() }
 
 // checkpoint is virDomainSnapshotCreateXML with the daemon's flags.
 func (m *machine) checkpoint() (time.Duration, error) {

@@ -38,8 +38,8 @@ type plan struct {
 var (
 	full = plan{
 		cloneSizes: "1|10|100", cloneTimes: "40x", cloneCount: "7", creations: 30, pairs: 41, capsules: []int{0, 200, 1000}, restarts: 5, scrapes: 50,
-		memory:   []memoryPlan{{256, 5, 3, true}, {1024, 5, 1, true}, {4096, 1, 1, false}},
-		fence:    fencePlan{bindings: []int{1, 100, 1000}, swaps: 20, looks: 20, rounds: 7, packets: 20000, streams: 5},
+		memory:   []memoryPlan{{256, 5, 2, true}, {1024, 5, 1, true}, {4096, 1, 1, false}},
+		fence:    fencePlan{bindings: []int{1, 100, 1000}, swaps: 20, looks: 20, rounds: 5, packets: 20000, streams: 3},
 		verified: verifyPlan{50, 15},
 	}
 	quick = plan{

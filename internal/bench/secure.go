@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -25,13 +26,13 @@ var guestSteps = map[string]bool{"mount": true, "flush": true, "clock": true}
 type switches struct {
 	plan         memoryPlan
 	ramBytes     int64
-	enter, leave way2
+	enter, leave course
 	save, again  sample
 	load         sample
 }
 
-// way2 is one direction, both ways.
-type way2 struct {
+// course is one direction, by the daemon and by the bare calls.
+type course struct {
 	whole sample // the operation, from the request to its end
 	own   sample // of it, without the guest's steps
 	bare  sample // libvirt's calls
@@ -40,7 +41,7 @@ type way2 struct {
 	steps steps
 }
 
-func (w *way2) add(op wire.Operation, whole time.Duration) {
+func (w *course) add(op wire.Operation, whole time.Duration) {
 	w.steps.add(op, whole)
 	w.whole = append(w.whole, whole)
 	for _, s := range op.Steps {
@@ -52,7 +53,7 @@ func (w *way2) add(op wire.Operation, whole time.Duration) {
 }
 
 // call notes one of the bare calls of a round.
-func (w *way2) call(name string, took time.Duration) {
+func (w *course) call(name string, took time.Duration) {
 	if w.calls == nil {
 		w.calls = map[string]sample{}
 	}
@@ -88,21 +89,28 @@ func secure(ctx context.Context, b *bench) error {
 
 func (b *bench) switched(ctx context.Context, capsule string, p memoryPlan) (*switches, error) {
 	s := &switches{plan: p}
-	// Once off the clock; the volumes are looked at on the way.
-	if _, _, err := b.d.switchTo(ctx, capsule, "secure"); err != nil {
-		return nil, err
-	}
-	m, err := openMachine(capsule)
-	if err != nil {
-		return nil, err
-	}
-	defer m.close()
-	if _, _, err := b.d.switchTo(ctx, capsule, "maintenance"); err != nil {
-		return nil, err
-	}
+	var m *machine
+	defer func() {
+		if m != nil {
+			m.close()
+		}
+	}()
 	legs := []func() error{
-		func() error { return b.byDaemon(ctx, capsule, s) },
+		func() error {
+			return b.byDaemon(ctx, capsule, s, func() (err error) { // the volumes are looked at while they are attached
+				if m == nil {
+					m, err = openMachine(capsule)
+				}
+				return err
+			})
+		},
 		func() error { return b.without(func() error { return s.byCalls(ctx, m) }) },
+	}
+	if p.rounds > 1 { // once off the clock
+		if err := legs[0](); err != nil {
+			return nil, err
+		}
+		s.enter, s.leave = course{}, course{}
 	}
 	for round := range p.rounds {
 		for i := range legs {
@@ -131,19 +139,22 @@ func (b *bench) without(do func() error) error {
 	return errors.Join(err, booted)
 }
 
-func (b *bench) byDaemon(ctx context.Context, capsule string, s *switches) error {
+// byDaemon switches there and back; look is called in between, off the clock.
+func (b *bench) byDaemon(ctx context.Context, capsule string, s *switches, look func() error) error {
 	for _, d := range []struct {
 		mode string
-		into *way2
-	}{{"secure", &s.enter}, {"maintenance", &s.leave}} {
-		if err := settle(); err != nil {
-			return err
-		}
+		into *course
+		look func() error
+	}{{"secure", &s.enter, look}, {"maintenance", &s.leave, func() error { return nil }}} {
+		settle()
 		op, took, err := b.d.switchTo(ctx, capsule, d.mode)
 		if err != nil {
 			return err
 		}
 		d.into.add(op, took)
+		if err := d.look(); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -163,12 +174,12 @@ func (s *switches) byCalls(ctx context.Context, m *machine) error {
 	s.enter.call("virDomainSnapshotCreateXML", point)
 	s.enter.call("virDomainAttachDeviceFlags, twice", disks)
 	s.enter.bare = append(s.enter.bare, point+disks)
-	if s.ramBytes, err = fileBytes(m.ram()); err != nil {
+	st, err := os.Stat(m.ram())
+	if err != nil {
 		return err
 	}
-	if err := settle(); err != nil {
-		return err
-	}
+	s.ramBytes = st.Size()
+	settle()
 	calls, err := m.back()
 	if err != nil {
 		return err
@@ -198,9 +209,7 @@ func (s *switches) bySave(ctx context.Context, m *machine) error {
 		turns = slices.Insert(turns, 1, turn{"savevm point", &s.again})
 	}
 	for _, k := range turns {
-		if err := settle(); err != nil {
-			return err
-		}
+		settle()
 		took, err := m.monitor(k.command)
 		if err != nil {
 			return err
@@ -217,7 +226,41 @@ func reportSwitches(b *bench, all []*switches) {
 	if len(all) == 0 {
 		return
 	}
-	t := table{title: "Secure mode against savevm and loadvm of the same guest, medians",
+	for _, d := range []struct {
+		name   string
+		course func(*switches) *course
+	}{
+		{"enter", func(s *switches) *course { return &s.enter }},
+		{"leave", func(s *switches) *course { return &s.leave }},
+	} {
+		t := table{title: fmt.Sprintf("%s secure mode, from the request on the unix socket to the end of the operation, medians", d.name),
+			head: []string{"touched RAM", "rounds", d.name, "of it the guest's answers", "the rest", "bare calls", "rest over bare", "ratio"}}
+		for _, s := range all {
+			w := d.course(s)
+			t.add(fmt.Sprintf("%d MiB", s.plan.touched), fmt.Sprint(len(w.whole)), ms(w.whole.median()), ms(differences(w.whole, w.own).median()),
+				ms(w.own.median()), ms(w.bare.median()), ms(differences(w.own, w.bare).median()), ratio(w.own.median(), w.bare.median()))
+		}
+		t.print(b.out)
+		for _, s := range all {
+			d.course(s).report(b, fmt.Sprintf("Where the time of %s goes, with %d MiB of touched RAM", d.name, s.plan.touched))
+		}
+	}
+	reportSaves(b, all)
+}
+
+// report shows each step, and each of the bare calls.
+func (w *course) report(b *bench, title string) {
+	t := table{title: title, head: []string{"", "median", "p10", "p90", "share"}}
+	w.steps.rows(&t, w.whole.median())
+	for _, name := range w.names {
+		c := w.calls[name]
+		t.add("bare "+name, ms(c.median()), ms(c.at(0.1)), ms(c.at(0.9)), ratio(c.median(), w.whole.median()))
+	}
+	t.print(b.out)
+}
+
+func reportSaves(b *bench, all []*switches) {
+	t := table{title: "Enter and leave, without the guest's answers, against savevm and loadvm of the same guest, medians",
 		head: []string{"touched RAM", "RAM file", "enter", "savevm, first", "to enter", "savevm, over it", "to enter", "leave", "loadvm", "to leave"}}
 	for _, s := range all {
 		enter, leave, again := s.enter.own.median(), s.leave.own.median(), s.again.median()
@@ -227,32 +270,6 @@ func reportSwitches(b *bench, all []*switches) {
 			row[5], row[6] = ms(again), ratio(again, enter)
 		}
 		t.add(row...)
-	}
-	for _, d := range []struct {
-		name string
-		way  func(*switches) *way2
-	}{
-		{"enter", func(s *switches) *way2 { return &s.enter }},
-		{"leave", func(s *switches) *way2 { return &s.leave }},
-	} {
-		t := table{title: fmt.Sprintf("%s secure mode, from the request on the unix socket to the end of the operation, medians", d.name),
-			head: []string{"touched RAM", "rounds", d.name, "of it the guest's answers", "the rest", "bare calls", "rest over bare", "ratio"}}
-		for _, s := range all {
-			w := d.way(s)
-			t.add(fmt.Sprintf("%d MiB", s.plan.touched), fmt.Sprint(len(w.whole)), ms(w.whole.median()), ms(differences(w.whole, w.own).median()),
-				ms(w.own.median()), ms(w.bare.median()), ms(differences(w.own, w.bare).median()), ratio(w.own.median(), w.bare.median()))
-		}
-		t.print(b.out)
-		for _, s := range all {
-			w := d.way(s)
-			t := table{title: fmt.Sprintf("Where the time of %s goes, with %d MiB of touched RAM", d.name, s.plan.touched), head: []string{"", "median", "p10", "p90", "share"}}
-			w.steps.rows(&t, w.whole.median())
-			for _, name := range w.names {
-				c := w.calls[name]
-				t.add("bare "+name, ms(c.median()), ms(c.at(0.1)), ms(c.at(0.9)), ratio(c.median(), w.whole.median()))
-			}
-			t.print(b.out)
-		}
 	}
 	t.print(b.out)
 }
