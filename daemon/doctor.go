@@ -24,10 +24,13 @@ func (d *Daemon) Doctor(ctx context.Context, c Caller) ([]Finding, error) {
 		list = append(list, Finding{Name: "other firewalls", OK: true, Detail: "none in the way"})
 	}
 	for _, k := range conflicts {
-		list = append(list, Finding{Name: k.Name, Detail: k.Detail, Advice: k.Advice})
+		list = append(list, Finding{Name: k.Name, OK: harmless[k.Name], Detail: k.Detail, Advice: k.Advice})
 	}
 	return append(list, checkSwap(), d.checkRoom(), d.checkChain(ctx), d.checkHeldCapsules(ctx)), nil
 }
+
+// harmless are things of other programs that are worth a line and are no reason to act: the fence does not mind them.
+var harmless = map[string]bool{"br_netfilter": true}
 
 func (d *Daemon) checkLibvirt() Finding {
 	if r := d.Ready(); !r.Ready {

@@ -120,12 +120,13 @@ func (a *act) cleanPoint(ctx context.Context) error {
 		if there, err = a.d.files.PrepareCleanPoint(ctx, a.capsule.ID, footprint(a.capsule.MemoryMB)); err != nil {
 			return err
 		}
-		err = a.d.domains.Checkpoint(ctx, a.id(), domain.CleanPoint{Disk: there.Disk.Path, Overlay: there.Overlay, RAM: there.RAM})
+	}
+	if a.capsule.CleanPoint == "" {
+		// Also on its overlay already: what an attempt began that was cut short is ended by this, and has no RAM before.
+		err := a.d.domains.Checkpoint(ctx, a.id(), domain.CleanPoint{Disk: there.Disk.Path, Overlay: there.Overlay, RAM: there.RAM})
 		if err != nil {
 			return err
 		}
-	}
-	if a.capsule.CleanPoint == "" {
 		if there, err = a.d.files.CleanPoint(ctx, a.capsule.ID); err != nil {
 			return err
 		}

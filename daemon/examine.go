@@ -195,6 +195,10 @@ func (d *Daemon) examineDomain(e *examination, seen domain.Inspection, there ima
 	ok, disks = disksAre(want, seen.Live, own, known)
 	e.check(promise, "disks of the live domain", ok, "%s", disks)
 	e.check("P1", "other devices of the live domain", len(seen.Live.Foreign) == 0, "%s", found(seen.Live.Foreign, "none"))
+	// Where it listens is the configuration's, which may have changed since the launch.
+	consoles := seen.Live.Graphics
+	e.check("P1", "consoles of the live domain", len(consoles) == 1 && strings.HasPrefix(consoles[0], "vnc ") && strings.HasSuffix(consoles[0], fmt.Sprintf(":%d", e.c.VNCPort)),
+		"%s", strings.Join(consoles, ", "))
 	nic, ok := ownNIC(seen.Live, e.c)
 	e.check("P1", "network interfaces of the live domain", ok, "%s", nic)
 	if !known {

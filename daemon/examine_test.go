@@ -75,6 +75,7 @@ func TestEachCheckCanFail(t *testing.T) {
 		{"another tap", tampered{seen: nic(func(n *domain.NICSeen) { n.Tap = "vnet0" })}, "P1: network interfaces"},
 		{"another MAC", tampered{seen: nic(func(n *domain.NICSeen) { n.MAC = "52:54:00:00:00:01" })}, "P1: network interfaces"},
 		{"no isolation", tampered{seen: nic(func(n *domain.NICSeen) { n.Isolated = false })}, "P1: network interfaces"},
+		{"a second console", tampered{seen: func(in *domain.Inspection) { in.Live.Graphics = append(in.Live.Graphics, "vnc 0.0.0.0:5999") }}, "P1: consoles of the live domain"},
 		{"a second interface", tampered{seen: func(in *domain.Inspection) { in.Live.NICs = append(in.Live.NICs, in.Live.NICs[0]) }}, "P1: network interfaces"},
 		{"a managed save", tampered{seen: func(in *domain.Inspection) { in.HasManagedSave = true }}, "P2: saved states and snapshots"},
 		{"a snapshot", tampered{seen: func(in *domain.Inspection) { in.HasSnapshots = true }}, "P2: saved states and snapshots"},

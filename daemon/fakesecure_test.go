@@ -102,7 +102,7 @@ func (m *machine) Inspect(ctx context.Context, id domain.ID) (seen domain.Inspec
 }
 
 func devices(d *fakeDomain, disks []domain.Disk) *domain.Devices {
-	v := &domain.Devices{NICs: []domain.NICSeen{{Tap: d.spec.NIC.Tap, MAC: d.spec.NIC.MAC.String(), LinkUp: true, Isolated: true}}}
+	v := &domain.Devices{Graphics: []string{fmt.Sprintf("vnc %s:%d", d.spec.VNC.Listen, d.spec.VNC.Port)}, NICs: []domain.NICSeen{{Tap: d.spec.NIC.Tap, MAC: d.spec.NIC.MAC.String(), LinkUp: true, Isolated: true}}}
 	for _, disk := range disks {
 		seen := domain.DiskSeen{Path: disk.Path, Serial: disk.Serial}
 		for b := disk.Backing; b != nil; b = b.Backing {

@@ -1,6 +1,7 @@
 package daemon_test
 
 import (
+	"context"
 	"slices"
 	"testing"
 
@@ -73,6 +74,65 @@ func TestNoSweepAfterDeathInCleanPoint(t *testing.T) {
 		if at := slices.Index(since, "Attach"); at < 0 || slices.Contains(since[:at], "Sweep") {
 			t.Errorf("after its death in the clean point it did: %v", since)
 		}
+		b.settled()
+	}
+}
+
+// halfway is libvirt that loses its client in a clean point: it has frozen the disk, and the RAM that it saved does not
+// have its name yet. That is for the next client to give.
+type halfway struct {
+	*machine
+	reached chan struct{}
+	spoilt  bool    // the RAM is not to be used
+	saved   *memory // the RAM without a name
+}
+
+func (h *halfway) Checkpoint(ctx context.Context, id domain.ID, cp domain.CleanPoint) error {
+	h.mu.Lock()
+	d, p := h.domains[id], h.points[id]
+	switch {
+	case h.saved != nil && h.spoilt:
+		h.mu.Unlock()
+		return domain.ErrUnusable
+	case h.saved != nil:
+		p.ram = h.saved
+		h.mu.Unlock()
+		return nil
+	}
+	h.saved = &memory{disk: d.written}
+	d.live[0] = domain.Disk{Path: cp.Overlay, Format: "qcow2", Serial: "disk", Backing: &domain.BackingFile{Path: d.live[0].Path}}
+	h.mu.Unlock()
+	close(h.reached)
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// TestDeathHalfwayThroughCleanPoint: the daemon is killed when the disk is frozen and the RAM is saved under another name.
+// The next one ends that, or goes back to maintenance mode; it attaches no data to what has no way back.
+func TestDeathHalfwayThroughCleanPoint(t *testing.T) {
+	for _, spoilt := range []bool{false, true} {
+		h := &halfway{reached: make(chan struct{}), spoilt: spoilt}
+		b := newBench(t, func(o *daemon.Options) { h.machine = o.Domains.(*machine); o.Domains = h })
+		id := b.create(alice, b.image())
+		b.succeed(b.LaunchCapsule(t.Context(), alice, id))
+		op, err := b.SwitchCapsule(t.Context(), alice, id, daemon.Secure, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-h.reached
+		b.kill()
+		b.start()
+		op = b.wait(op, nil)
+		h.mu.Lock()
+		attached := slices.Contains(h.calls, "Attach")
+		h.mu.Unlock()
+		if attached == spoilt || (op.State == daemon.OperationSucceeded) == spoilt {
+			t.Errorf("RAM spoilt %t: data attached %t, %s: %s", spoilt, attached, op.State, op.Cause)
+		}
+		if spoilt { // the machine is off, and the record says so without waiting for a full pass
+			b.until(func() bool { return b.show(id).State == daemon.Shutdown })
+		}
+		b.idle()
 		b.settled()
 	}
 }

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -57,11 +58,12 @@ func (d *Daemon) ReloadPolicies(ctx context.Context, c Caller) (list []PolicyInf
 	if err != nil {
 		return nil, err
 	}
+	var was map[string]policy.Policy
 	d.fenceMu.Lock()
 	err = d.fences.SetPolicies(ctx, slices.Collect(maps.Values(set)))
 	if err == nil {
 		d.mu.Lock()
-		d.policies = set
+		was, d.policies = d.policies, set
 		d.mu.Unlock()
 	}
 	d.fenceMu.Unlock()
@@ -74,7 +76,14 @@ func (d *Daemon) ReloadPolicies(ctx context.Context, c Caller) (list []PolicyInf
 	}
 	d.log.LogAttrs(ctx, slog.LevelInfo, "policies reloaded", slog.String("policies", digests))
 	err = d.store.Update(ctx, func(tx *store.Tx) error {
-		return tx.Audit(auditRow(c.GUID, c.From, c.Request, kind, "", "succeeded", digests))
+		all, err := tx.Capsules()
+		errs := []error{err, tx.Audit(auditRow(c.GUID, c.From, c.Request, kind, "", "succeeded", digests))}
+		for _, capsule := range all {
+			if name := inForce(capsule); set[name].Digest != was[name].Digest {
+				errs = append(errs, d.recordPolicy(tx, c, kind, capsule))
+			}
+		}
+		return errors.Join(errs...)
 	})
 	if err != nil {
 		return nil, err

@@ -67,6 +67,7 @@ func (d *Daemon) complain(ctx context.Context, what string, err error) {
 type failure struct {
 	next  time.Time
 	pause time.Duration
+	again bool // it will be looked at then
 }
 
 // remember notes how an operation on a capsule ended: after each failure the reconciler waits twice as long, up to
@@ -79,13 +80,21 @@ func (d *Daemon) remember(id string, failed bool) {
 		return
 	}
 	pause := min(max(2*d.failures[id].pause, time.Second), time.Hour)
-	d.failures[id] = failure{time.Now().Add(pause), pause}
+	d.failures[id] = failure{next: time.Now().Add(pause), pause: pause}
 }
 
+// tooSoon says that a capsule is still left alone after a failure. It is looked at again when that is over.
 func (d *Daemon) tooSoon(id string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return time.Now().Before(d.failures[id].next)
+	f := d.failures[id]
+	left := time.Until(f.next)
+	if left > 0 && !f.again {
+		f.again = true
+		d.failures[id] = f
+		time.AfterFunc(left, func() { d.look(id) })
+	}
+	return left > 0
 }
 
 // verdict is what the reconciler makes of one capsule: the operation that brings its record and its domain
@@ -144,7 +153,7 @@ func (d *Daemon) reconcile(ctx context.Context, id string) error {
 		return err
 	}
 	v := judge(c, o, present)
-	if v.kind == "" || d.tooSoon(c.ID) {
+	if v.kind == "" || v.kind != opHold && d.tooSoon(c.ID) { // what runs against a hold is not waited for
 		return nil
 	}
 	argument := ""

@@ -54,26 +54,27 @@ type Chain struct {
 
 // SwitchRecord is what one switch left behind, for a data steward.
 type SwitchRecord struct {
-	Seq        int64     `json:"-"`
-	At         time.Time `json:"-"`
-	Capsule    string    `json:"-"`
-	Operation  string    `json:"-"`
-	Kind       string    // "enter", "leave", "hold", "readmit", "stop", ...
-	Outcome    string    // "succeeded" or "failed"
-	Cause      string    // why it failed, or why the daemon began it, or what is not as it should be all the same
-	Actor      string
-	Origin     string
-	State      State // after it
-	Mode       Mode  // after it
-	Policy     string
-	Steps      []Step
-	RulesHash  string
-	DomainHash string
-	Volumes    []string
-	CleanPoint string
-	Cut        int    // conntrack entries removed
-	Previous   string `json:"-"`
-	Hash       string `json:"-"`
+	Seq          int64     `json:"-"`
+	At           time.Time `json:"-"`
+	Capsule      string    `json:"-"`
+	Operation    string    `json:"-"`
+	Kind         string    // "enter", "leave", "hold", "readmit", "stop", ...
+	Outcome      string    // "succeeded" or "failed"
+	Cause        string    // why it failed, or why the daemon began it, or what is not as it should be all the same
+	Actor        string
+	Origin       string
+	State        State // after it
+	Mode         Mode  // after it
+	Policy       string
+	PolicyDigest string // SHA-256 of the policy's file; "" for closed
+	Steps        []Step
+	RulesHash    string
+	DomainHash   string
+	Volumes      []string
+	CleanPoint   string
+	Cut          int    // conntrack entries removed
+	Previous     string `json:"-"`
+	Hash         string `json:"-"`
 }
 
 // PolicyInfo is a policy that is loaded.
@@ -192,7 +193,7 @@ func (d *Daemon) SetCapsuleType(ctx context.Context, c Caller, id string, t Type
 		}
 		detail := fmt.Sprintf("from %s to %s", capsule.Type, t)
 		capsule.Type = t
-		return errors.Join(tx.PutType(id, t), tx.Audit(auditRow(c.GUID, c.From, c.Request, kind, id, "succeeded", detail)))
+		return errors.Join(tx.PutType(id, t), d.recordPolicy(tx, c, kind, capsule), tx.Audit(auditRow(c.GUID, c.From, c.Request, kind, id, "succeeded", detail)))
 	})
 	if err != nil || !fenced[capsule.State] {
 		return err

@@ -230,6 +230,10 @@ func TestPolicyFollows(t *testing.T) {
 		t.Fatal(err)
 	}
 	inForce("secure-full")
+	records, err := b.SwitchRecords(t.Context(), alice, id)
+	if err != nil || records[0].Kind != "set-type" || records[0].Policy != "secure-full" || records[0].Actor != "root" {
+		t.Errorf("records %+v, %v", records, err)
+	}
 	if err := b.SetCapsuleType(t.Context(), root, id, daemon.Demo); err != nil {
 		t.Fatal(err)
 	}

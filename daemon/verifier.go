@@ -105,9 +105,6 @@ func (d *Daemon) secured(ctx context.Context) (settled, others []store.Capsule, 
 
 // hold begins to close and pause a capsule. It must still be as it was when it was looked at.
 func (d *Daemon) hold(ctx context.Context, c store.Capsule, cause string) {
-	if d.tooSoon(c.ID) {
-		return
-	}
 	_, err := d.begin(ctx, itself, opHold, c.ID, encode(reason{cause}), c.Version)
 	if e := classify(err); e != nil {
 		if e.Code != Busy && e.Code != Conflict {
@@ -168,6 +165,9 @@ func (d *Daemon) watchSecure(ctx context.Context) {
 	}
 }
 
+// lookLimit is how long the verifier waits for what libvirt and the kernel say of one capsule.
+const lookLimit = 10 * time.Second
+
 // verifyAll proves every capsule that is in secure mode.
 func (d *Daemon) verifyAll(ctx context.Context) error {
 	list, others, err := d.secured(ctx)
@@ -210,7 +210,7 @@ func (d *Daemon) verifyOne(ctx context.Context, c store.Capsule, rules func(cont
 	d.verdicts.mu.Lock()
 	was := d.verdicts.of[c.Key]
 	d.verdicts.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, stepLimit)
+	ctx, cancel := context.WithTimeout(ctx, lookLimit) // one that hangs must not keep the others from being looked at
 	defer cancel()
 	p := d.examineWith(ctx, c, inForce(c), rules)
 	if p.rulesAlone { // changed since they were mended: that is no reason to stop anybody unless it cannot be mended again

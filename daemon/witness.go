@@ -29,7 +29,7 @@ func (a *act) testify(tx *store.Tx, state State, mode Mode, cause *Error) error 
 	now := time.Now()
 	r := SwitchRecord{
 		At: now, Capsule: a.op.Target, Operation: a.op.ID, Kind: a.proc.kind, Outcome: "succeeded", Actor: a.op.Actor, Origin: a.op.Origin,
-		State: state, Mode: mode, Policy: a.proof.Policy, Steps: a.op.Steps, RulesHash: a.proof.RulesHash, DomainHash: a.proof.DomainHash,
+		State: state, Mode: mode, Policy: a.proof.Policy, PolicyDigest: a.d.digestOf(a.proof.Policy), Steps: a.op.Steps, RulesHash: a.proof.RulesHash, DomainHash: a.proof.DomainHash,
 		Volumes: a.proof.Volumes, CleanPoint: cmp.Or(a.proof.CleanPoint, a.pointBefore), Cut: a.flows, Cause: a.reserved,
 	}
 	if why, err := argument[reason](a); err == nil && why.Cause != "" { // begun by the daemon itself
@@ -38,17 +38,39 @@ func (a *act) testify(tx *store.Tx, state State, mode Mode, cause *Error) error 
 	if cause != nil {
 		r.Outcome, r.Cause = "failed", cause.Message
 	}
+	return a.d.record(tx, r)
+}
+
+// record appends to the chain.
+func (d *Daemon) record(tx *store.Tx, r SwitchRecord) error {
 	body, err := json.Marshal(r)
 	if err != nil {
-		return fmt.Errorf("daemon: record of operation %s: %w", a.op.ID, err)
+		return fmt.Errorf("daemon: record of capsule %s: %w", r.Capsule, err)
 	}
-	s, err := tx.AppendSwitch(r.Capsule, r.Operation, string(body), now)
+	s, err := tx.AppendSwitch(r.Capsule, r.Operation, string(body), r.At)
 	if err != nil {
 		return err
 	}
 	// The log is kept elsewhere: whoever writes the chain anew cannot write it anew there.
-	a.d.log.LogAttrs(context.Background(), slog.LevelInfo, "switch recorded", a.attrs(slog.Int64("record", s.Seq), slog.String("hash", s.Hash))...)
+	d.log.LogAttrs(context.Background(), slog.LevelInfo, "switch recorded", slog.String("capsule", r.Capsule), slog.String("operation", r.Operation),
+		slog.String("kind", r.Kind), slog.Int64("record", s.Seq), slog.String("hash", s.Hash))
 	return nil
+}
+
+// digestOf is the digest of a policy that is loaded: its name does not say what it meant that day.
+func (d *Daemon) digestOf(name string) string {
+	p, _ := d.policy(name)
+	return p.Digest
+}
+
+// recordPolicy leaves a record of a capsule in secure mode whose policy is another one, or says something else, from now on.
+func (d *Daemon) recordPolicy(tx *store.Tx, who Caller, kind string, c store.Capsule) error {
+	if c.Mode != Secure {
+		return nil
+	}
+	name := policyWord(inForce(c))
+	return d.record(tx, SwitchRecord{At: time.Now(), Capsule: c.ID, Operation: who.Request, Kind: kind, Outcome: "succeeded", Actor: who.GUID, Origin: who.From,
+		State: c.State, Mode: c.Mode, Policy: name, PolicyDigest: d.digestOf(name), CleanPoint: c.CleanPoint})
 }
 
 // SwitchRecords are the records of one capsule, newest first, 1000 at most. They outlive it, for administrators.

@@ -43,25 +43,28 @@ type Chain struct {
 
 // SwitchRecord is what one switch left behind, for a data steward.
 type SwitchRecord struct {
-	Seq        int64     `json:"seq"` // counts the records of the whole host, from 1
-	At         time.Time `json:"at"`
-	Capsule    string    `json:"capsule"`
-	Operation  string    `json:"operation"`
-	Kind       string    `json:"kind"`
-	Outcome    string    `json:"outcome"` // succeeded, failed
-	Cause      string    `json:"cause"`
-	Actor      string    `json:"actor"`
-	Origin     string    `json:"origin"`
-	Mode       string    `json:"mode"` // after it
-	Policy     string    `json:"policy"`
-	Steps      []Step    `json:"steps"`
-	RulesHash  string    `json:"rules_hash"`
-	DomainHash string    `json:"domain_hash"`
-	Volumes    []string  `json:"volumes"`
-	CleanPoint string    `json:"clean_point"`
-	Cut        int       `json:"cut"`      // connections that were cut
-	Previous   string    `json:"previous"` // hash of the record before it, whatever capsule that is of
-	Hash       string    `json:"hash"`
+	Seq       int64     `json:"seq"` // counts the records of the whole host, from 1
+	At        time.Time `json:"at"`
+	Capsule   string    `json:"capsule"`
+	Operation string    `json:"operation"`
+	Kind      string    `json:"kind"`
+	Outcome   string    `json:"outcome"` // succeeded, failed
+	Cause     string    `json:"cause"`
+	Actor     string    `json:"actor"`
+	Origin    string    `json:"origin"`
+	Mode      string    `json:"mode"` // after it
+	Policy    string    `json:"policy"`
+	// SHA-256 of the policy's file, for its name does not say what it meant that day; "" for closed
+	PolicyDigest string `json:"policy_digest"`
+
+	Steps      []Step   `json:"steps"`
+	RulesHash  string   `json:"rules_hash"`
+	DomainHash string   `json:"domain_hash"`
+	Volumes    []string `json:"volumes"`
+	CleanPoint string   `json:"clean_point"`
+	Cut        int      `json:"cut"`      // connections that were cut
+	Previous   string   `json:"previous"` // hash of the record before it, whatever capsule that is of
+	Hash       string   `json:"hash"`
 }
 
 // SwitchRecordList answers GET /v1/capsules/{id}/records, newest first.
