@@ -42,7 +42,7 @@ func TestLostCleanPoint(t *testing.T) {
 	if op.State != daemon.OperationFailed || !strings.Contains(op.Cause, "stop the capsule") {
 		t.Fatalf("%s: %s", op.State, op.Cause)
 	}
-	b.succeed(b.StopCapsule(t.Context(), alice, id))
+	b.succeed(b.free(b.StopCapsule, alice, id))
 	b.settled()
 	b.succeed(b.LaunchCapsule(t.Context(), alice, id))
 	b.settled()
@@ -60,7 +60,7 @@ func TestDiskOfTheCleanPointChanged(t *testing.T) {
 	if op.State != daemon.OperationFailed || !strings.Contains(op.Cause, "was written to since") {
 		t.Errorf("%s: %s", op.State, op.Cause)
 	}
-	b.succeed(b.StopCapsule(t.Context(), alice, id))
+	b.succeed(b.free(b.StopCapsule, alice, id))
 	b.succeed(b.LaunchCapsule(t.Context(), alice, id))
 	b.settled()
 }

@@ -305,7 +305,7 @@ func TestOlderRecords(t *testing.T) {
 	if _, err := b.ResumeCapsule(t.Context(), root, id); code(err) != daemon.Conflict {
 		t.Errorf("it is resumed: %v", err)
 	}
-	b.succeed(b.StopCapsule(t.Context(), alice, id))
+	b.succeed(b.free(b.StopCapsule, alice, id))
 	b.settled()
 }
 
