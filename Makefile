@@ -29,7 +29,7 @@ install: build
 
 # Packages run in turn: guests of two at once would share the processors and boot three times slower.
 test: packages guest
-	$(GO) run ./internal/testhost/cmd/testsummary -race -count=1 -p 1 -timeout 30m ./...
+	$(GO) run ./internal/testhost/cmd/testsummary -race -count=1 -p 1 -timeout 60m ./...
 
 # The demonstration makes its own host (internal/testhost): nothing of the machine is touched.
 demo: demo-program
