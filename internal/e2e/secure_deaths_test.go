@@ -1,12 +1,16 @@
 package e2e
 
 import (
+	"context"
+	"fmt"
 	"os/exec"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/capsuled/capsuled/internal/rig"
 	"github.com/capsuled/capsuled/internal/testhost"
 )
 
@@ -102,11 +106,24 @@ func (v *vault) killDNSMasq() {
 	}
 }
 
-// restartNetwork is how an operator gets a new dnsmasq: libvirt starts one when a lease changes.
+// restartNetwork is how an operator gets a new dnsmasq: libvirt starts one when a lease changes. The lease may be there
+// from the last time, unless the daemon, who knows of no such capsule, has dropped it.
 func (v *vault) restartNetwork() {
 	v.t.Helper()
-	if out, err := exec.CommandContext(v.t.Context(), "virsh", "-q", "-c", "qemu:///system", "net-update", "capsules", "add", "ip-dhcp-host",
-		"<host mac='52:54:00:00:00:01' name='nobody' ip='192.168.53.250'/>", "--live").CombinedOutput(); err != nil {
-		v.t.Errorf("%v: %s", err, out)
+	ctx, cancel := context.WithTimeout(v.t.Context(), time.Minute)
+	defer cancel()
+	lease := func(verb string) ([]byte, error) {
+		return exec.CommandContext(ctx, "virsh", "-q", "-c", "qemu:///system", "net-update", "capsules", verb, "ip-dhcp-host",
+			"<host mac='52:54:00:00:00:01' name='nobody' ip='192.168.53.250'/>", "--live").CombinedOutput()
+	}
+	_, _ = lease("delete")
+	err := rig.Until(ctx, func() error {
+		if out, err := lease("add"); err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	})
+	if err != nil {
+		v.t.Error(err)
 	}
 }

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"errors"
 	"os"
 	"os/exec"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/capsuled/capsuled/internal/rig"
 	"github.com/capsuled/capsuled/internal/testhost"
@@ -67,6 +69,7 @@ func (v *vault) withoutVolume(spoil func(string) error, held bool) {
 	}
 	v.fails("secure")
 	if held {
+		v.comesToBeHeld()
 		v.is("ERROR", "MAINTENANCE")
 		if f := v.fences(); f != shut {
 			v.t.Errorf("it is held, and not closed: %s", f)
@@ -79,7 +82,7 @@ func (v *vault) withoutVolume(spoil func(string) error, held bool) {
 		v.t.Fatal(err)
 	}
 	if held {
-		v.ctl("resume", "--wait", v.id)
+		v.resumed()
 		v.is("RUNNING", "MAINTENANCE")
 		v.forgotten()
 	}
@@ -91,6 +94,40 @@ func (v *vault) withoutVolume(spoil func(string) error, held bool) {
 	v.secure()
 	v.proved()
 	v.maintenance()
+}
+
+// comesToBeHeld waits for the pause of a capsule that ran when it came to be held: that is an operation of its own.
+func (v *vault) comesToBeHeld() {
+	v.t.Helper()
+	ctx, cancel := context.WithTimeout(v.t.Context(), time.Minute)
+	defer cancel()
+	err := rig.Until(ctx, func() error {
+		if st := v.status(v.id); st.State != "ERROR" || st.Observed == "running" {
+			return errors.New(st.State + ", " + st.Observed)
+		}
+		return nil
+	})
+	if err != nil {
+		v.t.Error(err)
+	}
+}
+
+// resumed brings it back from where it is held. One that ran when it came to be held is being paused for a moment: it
+// is busy then.
+func (v *vault) resumed() {
+	v.t.Helper()
+	ctx, cancel := context.WithTimeout(v.t.Context(), time.Minute)
+	defer cancel()
+	err := rig.Until(ctx, func() error {
+		_, err := v.Ctl(ctx, "resume", "--wait", v.id)
+		if err != nil && !strings.Contains(err.Error(), "busy") {
+			return rig.Final(err)
+		}
+		return err
+	})
+	if err != nil {
+		v.t.Fatal(err)
+	}
 }
 
 // volumeFile is the file of the secure volume.
