@@ -155,6 +155,13 @@ func (v *vault) mute() {
 	}
 	v.hears()
 	v.ssh(v.id, "ACTION= SUBSYSTEM= /etc/hotplug")
+	ctx, cancel := context.WithTimeout(v.t.Context(), time.Minute)
+	defer cancel()
+	if err := rig.Until(ctx, func() error { // it takes a moment to come up
+		return exec.CommandContext(ctx, "virsh", "-q", "-c", "qemu:///system", "qemu-agent-command", v.domain, `{"execute":"guest-ping"}`).Run()
+	}); err != nil {
+		v.t.Fatal(err)
+	}
 	v.secure()
 	if st := v.is("RUNNING", "SECURE"); st.Cause != nil {
 		v.t.Errorf("with an agent it still says: %s", *st.Cause)
