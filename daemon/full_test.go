@@ -46,6 +46,6 @@ func TestHoldOnFullDisk(t *testing.T) {
 	if c := b.show(id); c.State != daemon.Failed || c.Mode != daemon.Secure {
 		t.Fatalf("not held: %s in %s", c.State, c.Mode)
 	}
-	b.succeed(b.ResumeCapsule(t.Context(), root, id))
+	b.succeed(b.free(b.ResumeCapsule, root, id))
 	b.settled()
 }

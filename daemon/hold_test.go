@@ -123,7 +123,7 @@ func TestPatience(t *testing.T) {
 	if away != 1 {
 		t.Error("libvirt did not go away")
 	}
-	b.succeed(b.StopCapsule(t.Context(), alice, id))
+	b.succeed(b.free(b.StopCapsule, alice, id))
 	b.machine.failing("Define")
 	if op := b.wait(b.LaunchCapsule(t.Context(), alice, id)); op.Code != daemon.Internal {
 		t.Errorf("%+v", op)

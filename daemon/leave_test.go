@@ -95,7 +95,7 @@ func TestReadmittedGuestWrites(t *testing.T) {
 	b.machine.mu.Lock()
 	frozen := b.machine.frozen[domain.ID(id)]
 	b.machine.mu.Unlock()
-	b.succeed(b.ResumeCapsule(t.Context(), root, id))
+	b.succeed(b.free(b.ResumeCapsule, root, id))
 	if c := b.show(id); c.State != daemon.Running || c.Mode != daemon.Secure {
 		t.Fatalf("%s in %s", c.State, c.Mode)
 	}

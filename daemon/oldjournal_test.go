@@ -79,7 +79,7 @@ func TestOlderRecordsDetached(t *testing.T) {
 	if c := b.show(id); c.State != daemon.Failed || c.Observed != "paused" {
 		t.Errorf("%s in %s, %s: %q", c.State, c.Mode, c.Observed, c.Cause)
 	}
-	if op := b.wait(b.ResumeCapsule(t.Context(), root, id)); op.State != daemon.OperationFailed {
+	if op := b.wait(b.free(b.ResumeCapsule, root, id)); op.State != daemon.OperationFailed {
 		t.Errorf("it is resumed: %s", op.State)
 	}
 	b.succeed(b.free(b.StopCapsule, alice, id))

@@ -128,7 +128,7 @@ func (b *bench) resumed(id string) {
 	if c := b.show(id); c.State != daemon.Failed || c.Mode == daemon.NotDefined {
 		b.t.Fatalf("%s in %s is not held", c.State, c.Mode)
 	}
-	b.succeed(b.ResumeCapsule(b.t.Context(), root, id))
+	b.succeed(b.free(b.ResumeCapsule, root, id))
 	b.settled()
 }
 
@@ -155,7 +155,7 @@ func TestHeld(t *testing.T) {
 	if _, err := b.ResumeCapsule(t.Context(), alice, id); code(err) != daemon.Forbidden {
 		t.Errorf("a member takes a capsule that could not be proved safe back to secure mode: %v", err)
 	}
-	b.succeed(b.ResumeCapsule(t.Context(), root, id))
+	b.succeed(b.free(b.ResumeCapsule, root, id))
 	if c := b.show(id); c.State != daemon.Running || c.Mode != daemon.Secure || c.Observed != "running" {
 		t.Fatalf("%s in %s, %s", c.State, c.Mode, c.Observed)
 	}
@@ -176,7 +176,7 @@ func TestUnmendableFirewall(t *testing.T) {
 	if c := b.show(id); c.Observed != "paused" || !strings.Contains(c.Cause, "firewall") {
 		t.Fatalf("%s, %q", c.Observed, c.Cause)
 	}
-	b.succeed(b.ResumeCapsule(t.Context(), root, id))
+	b.succeed(b.free(b.ResumeCapsule, root, id))
 	b.settled()
 }
 
@@ -333,12 +333,14 @@ func TestVerifierOfMany(t *testing.T) {
 func TestOlderMachine(t *testing.T) {
 	b := newBench(t, nil)
 	id := b.launched()
+	b.machine.mu.Lock()
 	b.machine.older[domain.ID(id)] = true
+	b.machine.mu.Unlock()
 	op := b.wait(b.SwitchCapsule(t.Context(), alice, id, daemon.Secure, false))
 	if op.State != daemon.OperationFailed || !strings.Contains(op.Cause, "stop and launch it") {
 		t.Fatalf("%s: %s", op.State, op.Cause)
 	}
-	if n := b.machine.count("Destroy") + b.machine.count("Checkpoint"); n > 0 {
+	if n := b.called("Destroy") + b.called("Checkpoint"); n > 0 {
 		t.Errorf("it was touched %d times", n)
 	}
 	if c := b.show(id); c.State != daemon.Running || c.Mode != daemon.Maintenance || c.Observed != "running" {

@@ -60,6 +60,14 @@ func (b *bench) pass() {
 	b.idle()
 }
 
+// called is count for a test that does not hold the machine's lock.
+func (b *bench) called(call string) int {
+	b.machine.mu.Lock()
+	defer b.machine.mu.Unlock()
+	return b.machine.count(call)
+}
+
+// count says how often a call was made. The machine is locked.
 func (m *machine) count(call string) (n int) {
 	for _, c := range m.calls {
 		if c == call {

@@ -58,9 +58,9 @@ func TestHeldIsToldOf(t *testing.T) {
 	b.hold(id)
 	tells("held", map[string]float64{"cap-" + id[:8]: 0})
 	tells("held for longer", map[string]float64{"cap-" + id[:8]: 0})
-	b.succeed(b.ResumeCapsule(t.Context(), root, id))
+	b.succeed(b.free(b.ResumeCapsule, root, id))
 	tells("back", map[string]float64{"cap-" + id[:8]: 1})
-	b.succeed(b.StopCapsule(t.Context(), alice, id))
+	b.succeed(b.free(b.StopCapsule, alice, id))
 	tells("stopped", map[string]float64{})
 }
 

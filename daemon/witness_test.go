@@ -13,7 +13,7 @@ func TestRecords(t *testing.T) {
 	b := newBench(t, nil)
 	id := b.secured()
 	b.hold(id)
-	b.succeed(b.ResumeCapsule(t.Context(), root, id))
+	b.succeed(b.free(b.ResumeCapsule, root, id))
 	b.succeed(b.SwitchCapsule(t.Context(), alice, id, daemon.Maintenance, false))
 	records, err := b.SwitchRecords(t.Context(), alice, id)
 	if err != nil || len(records) != 4 {
