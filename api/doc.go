@@ -1,9 +1,10 @@
 // Package api is the daemon's HTTP face: routes, one codec per dialect, identity, error envelopes, OpenAPI.
 //
-// There are two dialects, chosen by the path alone. The capsule dialect (form in, JSON out, errors as statusCode and
-// description) is what a request router speaks; the native one (JSON in, JSON out, under /v1) is what the operator's
-// tools speak. Both call the same verbs of package daemon, which decides everything: here nothing is decided but who
-// asks (Caller) and whether a request is well formed.
+// The dialect is chosen by the path alone. Two are spoken here: the capsule dialect (form in, JSON out, errors as
+// statusCode and description) is what a request router speaks; the native one (JSON in, JSON out, under /v1) is what the
+// operator's tools speak. The image APIs of the OpenStack family are spoken by packages of their own, a
+// [dialect.Family] each. All call the same verbs of package daemon, which decides everything: here nothing is decided
+// but who asks (Caller) and whether a request is well formed.
 //
 // Guarantees: no verb is called without a verified identity; a request is refused whole, with every fault named, before
 // a verb sees any of it; the text of an internal error is logged under the request's id and never sent; tokens, bodies

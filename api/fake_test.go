@@ -37,7 +37,7 @@ type fakeOperation struct {
 
 func newFake() *fakeDaemon {
 	f := &fakeDaemon{capsules: map[string]*daemon.Capsule{}, images: map[string]*daemon.Image{}, ready: daemon.Readiness{Ready: true}}
-	f.images["image-1"] = &daemon.Image{ID: "image-1", Name: "jammy", Description: "two\nlines", State: daemon.ImageActive, Public: true,
+	f.images["image-1"] = &daemon.Image{ID: "image-1", Name: "jammy", Description: "two\nlines", State: daemon.ImageActive, Visibility: daemon.Public,
 		Owner: "root", Digest: "sha256:00ff", Format: "qcow2", FileBytes: 20 << 20, VirtualBytes: 10 << 30,
 		LoginUser: "dcuser", LoginPassword: "dcuser", CreatedAt: epoch, UpdatedAt: epoch}
 	return f

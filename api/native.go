@@ -156,7 +156,11 @@ func readNewImage(w http.ResponseWriter, r *http.Request) (daemon.NewImage, erro
 	if !filepath.IsAbs(n.Path) || filepath.Clean(n.Path) != n.Path {
 		return daemon.NewImage{}, invalid("path must be absolute, without . or .. or repeated slashes")
 	}
-	return daemon.NewImage{Name: n.Name, Description: n.Description, Public: n.Public, Path: n.Path,
+	visibility := daemon.Private
+	if n.Public {
+		visibility = daemon.Public
+	}
+	return daemon.NewImage{Name: n.Name, Description: n.Description, Visibility: visibility, Path: n.Path,
 		LoginUser: n.LoginUser, LoginPassword: n.LoginPassword}, nil
 }
 

@@ -11,7 +11,7 @@ func image(i daemon.Image) wire.Image {
 		Name:          i.Name,
 		Description:   i.Description,
 		State:         string(i.State),
-		Public:        i.Public,
+		Public:        i.Visibility == daemon.Public,
 		Owner:         i.Owner,
 		Digest:        i.Digest,
 		Format:        i.Format,

@@ -104,7 +104,7 @@ func TestDocumentHasEveryCode(t *testing.T) {
 		got = append(got, daemon.Code(strings.TrimSpace(code)))
 	}
 	slices.Sort(got)
-	for _, d := range []*dialect{capsuleDialect, nativeDialect} {
+	for _, d := range []*envelope{capsuleEnvelope, nativeEnvelope} {
 		if diff := cmp.Diff(slices.Sorted(maps.Keys(d.status)), got); diff != "" {
 			t.Errorf("%s (-table +document):\n%s", d.name, diff)
 		}
@@ -121,9 +121,9 @@ func TestDocumentRefersToWhatItHas(t *testing.T) {
 }
 
 func TestDialectOfPaths(t *testing.T) {
-	for path, want := range map[string]*dialect{"/v1": nativeDialect, "/v1/x": nativeDialect, "/v1x": capsuleDialect, "/healthz": nativeDialect,
-		"/metrics": nativeDialect, "/": capsuleDialect, "": capsuleDialect, "/sloan-ws/v1/x": capsuleDialect, "/createvm": capsuleDialect} {
-		if got := dialectOf(path); got != want {
+	for path, want := range map[string]*envelope{"/v1": nativeEnvelope, "/v1/x": nativeEnvelope, "/v1x": capsuleEnvelope, "/healthz": nativeEnvelope,
+		"/metrics": nativeEnvelope, "/": capsuleEnvelope, "": capsuleEnvelope, "/sloan-ws/v1/x": capsuleEnvelope, "/createvm": capsuleEnvelope} {
+		if got := envelopeOf(path); got != want {
 			t.Errorf("%q is %s", path, got.name)
 		}
 	}

@@ -56,7 +56,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, p reply) {
 // fail answers err in the dialect of the path, and logs what the caller is not told.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	x := exchangeOf(r)
-	d := dialectOf(r.URL.Path)
+	d := envelopeOf(r.URL.Path)
 	status, sent, header := d.classify(err, x.id)
 	h := w.Header()
 	for k, v := range header {
@@ -66,15 +66,20 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if v := retryAfter[sent.Code]; v != "" {
 		h.Set("Retry-After", v)
 	}
-	switch {
-	case sent.Code == daemon.Unavailable && r.Context().Err() != nil: // the caller left: nobody's fault
-	case status >= http.StatusInternalServerError:
-		s.log.LogAttrs(r.Context(), slog.LevelError, "request failed", slog.String("request", x.id),
-			slog.String("code", string(sent.Code)), slog.Any("cause", err))
-	case sent.Code == daemon.Unauthorized:
-		s.log.LogAttrs(r.Context(), slog.LevelInfo, "identity refused", slog.String("request", x.id), slog.Any("cause", err))
-	}
+	s.logFailure(r, status, sent.Code, err)
 	writeJSON(w, status, d.body(status, sent.Code, sent.Message, x.id))
+}
+
+// logFailure logs what the caller is not told.
+func (s *Server) logFailure(r *http.Request, status int, code daemon.Code, err error) {
+	request := slog.String("request", exchangeOf(r).id)
+	switch {
+	case code == daemon.Unavailable && r.Context().Err() != nil: // the caller left: nobody's fault
+	case status >= http.StatusInternalServerError:
+		s.log.LogAttrs(r.Context(), slog.LevelError, "request failed", request, slog.String("code", string(code)), slog.Any("cause", err))
+	case code == daemon.Unauthorized:
+		s.log.LogAttrs(r.Context(), slog.LevelInfo, "identity refused", request, slog.Any("cause", err))
+	}
 }
 
 // writeJSON sends body as one document. Every body is a struct of package wire, which always marshals.

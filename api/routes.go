@@ -82,7 +82,7 @@ func (s *Server) newMux() *http.ServeMux {
 }
 
 func (rt route) paths() []string {
-	if dialectOf(rt.path) == capsuleDialect {
+	if envelopeOf(rt.path) == capsuleEnvelope {
 		return []string{rt.path, capsulePrefix + rt.path}
 	}
 	return []string{rt.path}
@@ -90,6 +90,12 @@ func (rt route) paths() []string {
 
 // serve sends a request to its route. A path that is not in its shortest form is refused: ServeMux would redirect it.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	for _, f := range s.families {
+		if f.Speaks(r.URL.Path) {
+			s.speak(w, r, f)
+			return
+		}
+	}
 	p := r.URL.EscapedPath()
 	if !strings.HasPrefix(p, "/") || path.Clean(p) != p {
 		s.notFound(w, r)

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/capsuled/capsuled/api/dialect"
 )
 
 // Options is everything that a Server needs. All fields without a default named here are required.
@@ -44,6 +46,7 @@ type Server struct {
 	groups   []uint32
 	software string
 	mux      *http.ServeMux
+	families []dialect.Family
 	http     *http.Server
 	slots    map[string]chan struct{} // by network: one token for each open connection
 
@@ -81,6 +84,7 @@ func New(opt Options) (*Server, error) {
 	}
 	s.closing, s.close = context.WithCancel(context.Background())
 	s.mux = s.newMux()
+	s.families = newFamilies(opt)
 	s.http = s.newHTTP()
 	return s, nil
 }

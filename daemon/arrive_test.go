@@ -70,7 +70,7 @@ func TestSameBytesArriving(t *testing.T) {
 	b := newBench(t, nil)
 	first := b.image()
 	reached, release := b.machine.hold("Stat")
-	second, op, err := b.AddImage(t.Context(), root, daemon.NewImage{Name: "again", Path: sourcePath, Public: true})
+	second, op, err := b.AddImage(t.Context(), root, daemon.NewImage{Name: "again", Path: sourcePath, Visibility: daemon.Public})
 	if err != nil {
 		t.Fatal(err)
 	}

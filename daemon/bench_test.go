@@ -135,7 +135,7 @@ func (b *bench) succeed(op daemon.Operation, err error) {
 
 func (b *bench) image() string {
 	b.t.Helper()
-	i, op, err := b.AddImage(b.t.Context(), root, daemon.NewImage{Name: "guest", Path: sourcePath, Public: true})
+	i, op, err := b.AddImage(b.t.Context(), root, daemon.NewImage{Name: "guest", Path: sourcePath, Visibility: daemon.Public})
 	b.succeed(op, err)
 	return i.ID
 }

@@ -20,6 +20,7 @@ const (
 	Forbidden    Code = "forbidden"    // the identity may not do this
 	NotFound     Code = "not_found"    // no such thing, or the caller may not know it
 	Conflict     Code = "conflict"     // the state does not allow it, or a name is taken
+	Gone         Code = "gone"         // it is on its way out, and nothing can be done with it any more
 	Busy         Code = "busy"         // another operation holds it; try again
 	OverQuota    Code = "over_quota"   // the caller's quota does not allow it
 	Exhausted    Code = "exhausted"    // the host has no port, address, memory or disk left

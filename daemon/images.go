@@ -46,7 +46,7 @@ func (d *Daemon) AddImage(ctx context.Context, c Caller, n NewImage) (v Image, o
 	}
 	now := time.Now()
 	image := store.Image{
-		ID: uuid.NewString(), Name: n.Name, Description: n.Description, State: ImagePending, Public: n.Public, Owner: c.GUID,
+		ID: uuid.NewString(), Name: n.Name, Description: n.Description, State: ImagePending, Public: n.Visibility == Public, Owner: c.GUID,
 		LoginUser: n.LoginUser, LoginPassword: n.LoginPassword, CreatedAt: now, UpdatedAt: now,
 	}
 	entry := d.newOperation(d.procedures[opImageAdd], c, image.ID, c.GUID, encode(importing{n.Path}))
@@ -167,8 +167,12 @@ func (d *Daemon) DeleteImage(ctx context.Context, c Caller, id string) (op Opera
 }
 
 func publicImage(i store.Image) Image {
+	visibility := Private
+	if i.Public {
+		visibility = Public
+	}
 	return Image{
-		ID: i.ID, Name: i.Name, Description: i.Description, State: i.State, Public: i.Public, Owner: i.Owner,
+		ID: i.ID, Name: i.Name, Description: i.Description, State: i.State, Visibility: visibility, Owner: i.Owner,
 		Digest: i.Digest, Format: i.Format, FileBytes: i.FileBytes, VirtualBytes: i.VirtualBytes,
 		LoginUser: i.LoginUser, LoginPassword: i.LoginPassword, CreatedAt: i.CreatedAt, UpdatedAt: i.UpdatedAt,
 	}

@@ -99,7 +99,7 @@ func TestOthersImages(t *testing.T) {
 		t.Errorf("deleted: %v", err)
 	}
 	public := func() string {
-		i, op, err := b.AddImage(t.Context(), root, daemon.NewImage{Name: "public", Path: sourcePath, Public: true})
+		i, op, err := b.AddImage(t.Context(), root, daemon.NewImage{Name: "public", Path: sourcePath, Visibility: daemon.Public})
 		b.succeed(op, err)
 		return i.ID
 	}()
@@ -127,7 +127,7 @@ func TestOthersImages(t *testing.T) {
 func TestImageInUse(t *testing.T) {
 	b := newBench(t, nil)
 	release := b.machine.block("Import")
-	i, adding, err := b.AddImage(t.Context(), root, daemon.NewImage{Name: "guest", Path: sourcePath, Public: true})
+	i, adding, err := b.AddImage(t.Context(), root, daemon.NewImage{Name: "guest", Path: sourcePath, Visibility: daemon.Public})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,7 @@ package wire
 import "time"
 
 // Problem is the body of every refused call of the native API (/v1). Code is one of: invalid, unauthorized,
-// forbidden, not_found, conflict, busy, over_quota, exhausted, unsupported, unavailable, internal.
+// forbidden, not_found, conflict, gone, busy, over_quota, exhausted, unsupported, unavailable, internal.
 type Problem struct {
 	Code    string `json:"code"`
 	Message string `json:"message"`

@@ -8,6 +8,9 @@ import (
 // ImageState is the caller's word; the store only keeps it.
 type ImageState string
 
+// Visibility is the caller's word; the store only keeps it.
+type Visibility string
+
 // Image is an image record.
 type Image struct {
 	ID            string

@@ -11,16 +11,16 @@ import (
 	"github.com/capsuled/capsuled/daemon"
 )
 
-// dialect is how one family of paths speaks of errors: the status of each code, and the body.
-type dialect struct {
+// envelope is how one family of paths speaks of errors: the status of each code, and the body.
+type envelope struct {
 	name   string
 	status map[daemon.Code]int
 	body   func(status int, code daemon.Code, message, request string) any
 }
 
-// capsuleDialect answers 400 for nearly everything that the caller could put right, as the contract has it. Not the
+// capsuleEnvelope answers 400 for nearly everything that the caller could put right, as the contract has it. Not the
 // contract's: 401 where no identity is given (it said 500), 503 while the daemon waits for libvirt or its store.
-var capsuleDialect = &dialect{
+var capsuleEnvelope = &envelope{
 	name: "capsule",
 	status: map[daemon.Code]int{
 		daemon.Invalid:      http.StatusBadRequest,
@@ -28,6 +28,7 @@ var capsuleDialect = &dialect{
 		daemon.Forbidden:    http.StatusBadRequest,
 		daemon.NotFound:     http.StatusBadRequest,
 		daemon.Conflict:     http.StatusBadRequest,
+		daemon.Gone:         http.StatusBadRequest,
 		daemon.Busy:         http.StatusBadRequest,
 		daemon.OverQuota:    http.StatusBadRequest,
 		daemon.Exhausted:    http.StatusInternalServerError,
@@ -40,7 +41,7 @@ var capsuleDialect = &dialect{
 	},
 }
 
-var nativeDialect = &dialect{
+var nativeEnvelope = &envelope{
 	name: "native",
 	status: map[daemon.Code]int{
 		daemon.Invalid:      http.StatusBadRequest,
@@ -48,6 +49,7 @@ var nativeDialect = &dialect{
 		daemon.Forbidden:    http.StatusForbidden,
 		daemon.NotFound:     http.StatusNotFound,
 		daemon.Conflict:     http.StatusConflict,
+		daemon.Gone:         http.StatusConflict,
 		daemon.Busy:         http.StatusConflict,
 		daemon.OverQuota:    http.StatusForbidden,
 		daemon.Exhausted:    http.StatusInsufficientStorage,
@@ -66,13 +68,13 @@ var retryAfter = map[daemon.Code]string{
 	daemon.Unavailable: "5",
 }
 
-// dialectOf chooses by the path alone, so that no header can change how a request is read.
-func dialectOf(path string) *dialect {
+// envelopeOf chooses by the path alone, so that no header can change how a request is read.
+func envelopeOf(path string) *envelope {
 	switch {
 	case path == "/v1", strings.HasPrefix(path, "/v1/"), path == "/healthz", path == "/readyz", path == "/metrics":
-		return nativeDialect
+		return nativeEnvelope
 	}
-	return capsuleDialect
+	return capsuleEnvelope
 }
 
 // refusal is an error with a status of its own: what HTTP itself refuses (404, 405, 413, 415), before any dialect's
@@ -96,7 +98,7 @@ func invalid(format string, args ...any) *daemon.Error {
 
 // classify turns any error of a handler into what is sent. What is no *daemon.Error, or is internal, says nothing but
 // the id under which the log has it.
-func (d *dialect) classify(err error, request string) (status int, sent *daemon.Error, header http.Header) {
+func (d *envelope) classify(err error, request string) (status int, sent *daemon.Error, header http.Header) {
 	if r, ok := errors.AsType[*refusal](err); ok {
 		return r.status, r.cause, r.header
 	}

@@ -1,0 +1,162 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/capsuled/capsuled/api/dialect"
+	"github.com/capsuled/capsuled/api/wire"
+	"github.com/capsuled/capsuled/daemon"
+)
+
+// idle is how long a body that is a file may stand still.
+const idle = 30 * time.Second
+
+// newFamilies are the image dialects, each with the paths that it speaks for.
+func newFamilies(opt Options) []dialect.Family {
+	return nil
+}
+
+// speak answers a request in the dialect of a family.
+func (s *Server) speak(w http.ResponseWriter, r *http.Request, f dialect.Family) {
+	ctx, cancel := context.WithCancelCause(r.Context())
+	defer cancel(nil)
+	limit := time.AfterFunc(requestTime, func() { cancel(context.DeadlineExceeded) })
+	defer limit.Stop()
+	x := exchangeOf(r)
+	req := &dialect.Request{Request: r.WithContext(ctx), ID: x.id, Base: base(r)}
+	req.Body = http.MaxBytesReader(bare(w), r.Body, dialect.MaxBody)
+	req.Patient = func() (context.Context, io.Reader) {
+		limit.Stop()
+		return ctx, &patientReader{body: r.Body, on: http.NewResponseController(w)}
+	}
+	p, err := s.ask(req, f)
+	if req.Route != "" {
+		x.route = req.Route
+	}
+	if err != nil {
+		no := s.refusalOf(req.Request, err)
+		p = f.Fault(req, no)
+		p.Header = merged(p.Header, no.Header)
+		w.Header().Set(wire.ErrorCodeHeader, string(no.Code))
+		s.logFailure(req.Request, p.Status, no.Code, err)
+	}
+	send(w, req.Request, p)
+}
+
+// ask identifies the caller and has the family answer.
+func (s *Server) ask(req *dialect.Request, f dialect.Family) (dialect.Reply, error) {
+	if !f.Open(req.Method, req.URL.Path) {
+		caller, err := s.identify(req.Request)
+		if err != nil {
+			return dialect.Reply{}, err
+		}
+		exchangeOf(req.Request).caller, req.Caller = caller, caller
+	}
+	return f.Serve(req)
+}
+
+// refusalOf turns any error into what is sent. What is internal says nothing but the id under which the log has it.
+func (s *Server) refusalOf(r *http.Request, err error) *dialect.Refusal {
+	no := &dialect.Refusal{Code: daemon.Internal}
+	if f, ok := errors.AsType[*refusal](err); ok { // of identify
+		no = &dialect.Refusal{Status: f.status, Code: f.cause.Code, Message: f.cause.Message, Header: f.header}
+	} else if f, ok := errors.AsType[*dialect.Refusal](err); ok {
+		no = f
+	} else if e, ok := errors.AsType[*daemon.Error](err); ok {
+		no = &dialect.Refusal{Code: e.Code, Message: e.Message}
+	} else if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		no = &dialect.Refusal{Code: daemon.Unavailable, Message: "the request took too long; try again"}
+	}
+	if no.Code == daemon.Internal {
+		no.Message = "internal error; the log has it under request " + exchangeOf(r).id
+	}
+	return no
+}
+
+// send writes a reply.
+func send(w http.ResponseWriter, r *http.Request, p dialect.Reply) {
+	h := w.Header()
+	for k, v := range p.Header {
+		h[k] = v
+	}
+	if p.MediaType != "" {
+		h.Set("Content-Type", p.MediaType)
+	}
+	if p.Operation != "" {
+		h.Set(wire.OperationHeader, "/v1/operations/"+p.Operation)
+	}
+	if p.Stream != nil {
+		p.Stream(&patientWriter{ResponseWriter: w, on: http.NewResponseController(w)}, r)
+		return
+	}
+	status := p.Status
+	if status == 0 {
+		status = http.StatusOK
+	}
+	if status != http.StatusNoContent && status != http.StatusNotModified {
+		h.Set("Content-Length", strconv.Itoa(len(p.Body)))
+	}
+	w.WriteHeader(status)
+	_, _ = w.Write(p.Body) // a caller that is gone needs no answer
+}
+
+func merged(a, b http.Header) http.Header {
+	if a == nil {
+		return b
+	}
+	for k, v := range b {
+		a[k] = v
+	}
+	return a
+}
+
+// bare is net/http's own writer: http.MaxBytesReader must see it, or the answer is cut with the body.
+func bare(w http.ResponseWriter) http.ResponseWriter {
+	if rec, ok := w.(*recorder); ok {
+		return rec.ResponseWriter
+	}
+	return w
+}
+
+// base is how the caller reached this server: what a reply's links begin with. Nothing that a proxy says is believed.
+func base(r *http.Request) string {
+	scheme := "http"
+	if r.TLS != nil {
+		scheme = "https"
+	}
+	return scheme + "://" + r.Host
+}
+
+// patientReader reads a body for as long as something comes.
+type patientReader struct {
+	body io.Reader
+	on   *http.ResponseController
+}
+
+func (p *patientReader) Read(b []byte) (int, error) {
+	if err := p.on.SetReadDeadline(time.Now().Add(idle)); err != nil {
+		return 0, err
+	}
+	return p.body.Read(b)
+}
+
+// patientWriter writes a reply for as long as something is taken.
+type patientWriter struct {
+	http.ResponseWriter
+	on *http.ResponseController
+}
+
+func (p *patientWriter) Write(b []byte) (int, error) {
+	if err := p.on.SetWriteDeadline(time.Now().Add(idle)); err != nil {
+		return 0, err
+	}
+	return p.ResponseWriter.Write(b)
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (p *patientWriter) Unwrap() http.ResponseWriter { return p.ResponseWriter }
