@@ -73,7 +73,7 @@ type fences interface {
 // files is what the daemon asks of the disks of capsules, and images of the images they are cloned from.
 type files interface {
 	Prepare(context.Context, []imagestore.Volume) error
-	Clone(ctx context.Context, key string, d imagestore.Digest) (imagestore.File, error)
+	Clone(ctx context.Context, key string, d imagestore.Digest, size int64) (imagestore.File, error)
 	CloneVolume(ctx context.Context, key string, v imagestore.Volume) (imagestore.File, error)
 	Files(ctx context.Context, key string) (map[string]imagestore.File, error)
 	SerialLog(key string) string

@@ -312,7 +312,7 @@ func (m *machine) file(key, name string) (f imagestore.File) {
 	return f
 }
 
-func (m *machine) Clone(ctx context.Context, key string, d imagestore.Digest) (f imagestore.File, err error) {
+func (m *machine) Clone(ctx context.Context, key string, d imagestore.Digest, size int64) (f imagestore.File, err error) {
 	err = m.call(ctx, "Clone", func() error {
 		if _, ok := m.images[d]; !ok {
 			return imagestore.ErrNotFound

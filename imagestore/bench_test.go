@@ -63,7 +63,7 @@ func benchmarkStore(b *testing.B, s *imagestore.Store, d imagestore.Digest) {
 	i := 0
 	for b.Loop() {
 		i++
-		if _, err := s.Clone(b.Context(), key(i), d); err != nil {
+		if _, err := s.Clone(b.Context(), key(i), d, 0); err != nil {
 			b.Fatal(err)
 		}
 		b.StopTimer()

@@ -198,7 +198,7 @@ func (d *directory) stamp(disk File) (string, error) {
 // virtualBytes is the size of the disk that a guest sees. QEMU counts the sectors of a raw disk and rounds up. In a
 // qcow2 file QEMU alone writes the header, so it is read without the suspicion that an image meets.
 func (d *directory) virtualBytes(disk File) (int64, error) {
-	const sector = 512
+
 	name := filepath.Base(disk.Path)
 	f, err := d.open(name)
 	if err != nil {

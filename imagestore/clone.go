@@ -44,8 +44,19 @@ func checkKey(key string) error {
 // returns. A finished disk is returned as it is, whatever d says: a key is for one image. A half-made one is
 // replaced. ErrNotFound if there is no such image, ErrExhausted if the disk is full, ErrInvalid for bad
 // arguments.
-func (s *Store) Clone(ctx context.Context, key string, d Digest) (File, error) {
-	open := func() (backing, error) { return s.openImage(ctx, d) }
+//
+// A guest sees a disk of size bytes, rounded up to whole sectors, or of the image's size if that is more: what is beyond
+// the image reads as zeros, and is a hole. To grow what is inside a qcow2 file would take its tables apart, so a bigger
+// clone of one is an overlay on every file system.
+func (s *Store) Clone(ctx context.Context, key string, d Digest, size int64) (File, error) {
+	if size < 0 || size > maxVirtual {
+		return File{}, failed("clone to", fmt.Sprintf("%.80q", key), fmt.Errorf("%w: a disk of %d bytes: want up to %d", ErrInvalid, size, int64(maxVirtual)))
+	}
+	open := func() (backing, error) {
+		b, err := s.openImage(ctx, d)
+		b.wanted = max(b.wanted, (size+sector-1)/sector*sector)
+		return b, err
+	}
 	f, err := s.cloneAs(ctx, key, diskName, open)
 	if err != nil {
 		return File{}, failed("clone to", fmt.Sprintf("%.80q", key), err)
@@ -124,14 +135,17 @@ func (s *Store) fill(dir *directory, name string, b backing, fresh bool) (_ File
 		}
 	}()
 	f := File{Format: b.format, Method: methodReflink}
-	if s.reflink {
-		err = unix.IoctlFileClone(int(to.Fd()), int(b.file.Fd()))
+	whole := s.reflink && (b.format == Raw || b.wanted == b.virtualBytes)
+	if whole {
+		if err = unix.IoctlFileClone(int(to.Fd()), int(b.file.Fd())); err == nil && b.wanted > b.virtualBytes {
+			err = to.Truncate(b.wanted)
+		}
 	}
-	if !s.reflink || cannotReflink(err) {
+	if !whole || cannotReflink(err) {
 		f = File{Format: Qcow2, BaseFormat: b.format, Method: methodOverlay}
 		pin := pinPrefix + name + "." + string(b.format)
 		f.Base = dir.path(pin)
-		err = errors.Join(b.pin(dir, pin), writeOverlay(to, b.virtualBytes, pin, b.format))
+		err = errors.Join(b.pin(dir, pin), writeOverlay(to, b.wanted, pin, b.format))
 	}
 	if err != nil {
 		return File{}, err

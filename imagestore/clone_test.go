@@ -36,6 +36,7 @@ func TestClone(t *testing.T) {
 				}
 				run(t, "qemu-io", "-f", string(a.Format), "-c", "write -P 0xab 1M 1M", a.Path)
 				same(t, b, source.path, string(source.format))
+				grown(t, s, img, source.path)
 				if err := s.Remove(t.Context(), img.Digest); err != nil {
 					t.Fatal(err)
 				}
@@ -49,13 +50,37 @@ func TestClone(t *testing.T) {
 				if diff := cmp.Diff(b, again); diff != "" {
 					t.Error(diff)
 				}
-				if _, err := s.Clone(t.Context(), keyA, img.Digest); !errors.Is(err, imagestore.ErrNotFound) {
+				if _, err := s.Clone(t.Context(), keyA, img.Digest, 0); !errors.Is(err, imagestore.ErrNotFound) {
 					t.Error("clone of a removed image:", err)
 				}
 				if _, err := os.Lstat(filepath.Dir(a.Path)); !errors.Is(err, os.ErrNotExist) {
 					t.Error("a clone that could not be made left its directory:", err)
 				}
 			})
+		}
+	}
+}
+
+// grown checks a clone that is bigger than its image: it begins as the image does, ends in zeros, and takes writes there.
+func grown(t *testing.T, s *imagestore.Store, img imagestore.Image, source string) {
+	t.Helper()
+	f, err := s.Clone(t.Context(), key(77), img.Digest, 21*mib+1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, "qemu-img", "compare", "-f", string(f.Format), "-F", string(img.Format), f.Path, source)
+	for _, command := range []string{"read -P 0 8M 13M", "read -P 0 21M 512", "write -P 0xcd 20M 1M", "read -P 0xcd 20M 1M"} {
+		run(t, "qemu-io", "-f", string(f.Format), "-c", command, f.Path)
+	}
+	if out := run(t, "qemu-img", "info", "-f", string(f.Format), f.Path); !strings.Contains(out, fmt.Sprintf("(%d bytes)", 21*mib+512)) {
+		t.Errorf("a clone that should be 21 MiB and a sector long: %s", out)
+	}
+	if f.Format == imagestore.Qcow2 {
+		run(t, "qemu-img", "check", f.Path)
+	}
+	for _, size := range []int64{-1, 1 << 62} {
+		if _, err := s.Clone(t.Context(), key(78), img.Digest, size); !errors.Is(err, imagestore.ErrInvalid) {
+			t.Errorf("a clone of %d bytes: %v", size, err)
 		}
 	}
 }
@@ -185,7 +210,7 @@ func TestCloneAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 40 { // ten keys, each four times
 		wg.Go(func() {
-			if _, err := s.Clone(t.Context(), key(i%10), img.Digest); err != nil {
+			if _, err := s.Clone(t.Context(), key(i%10), img.Digest, 0); err != nil {
 				t.Error(err)
 			}
 		})
@@ -207,7 +232,7 @@ func TestCloneDiskFull(t *testing.T) {
 			fill(t, filler)
 			var err error
 			for i := 0; err == nil && i < 20_000; i++ { // a full disk has room for some small files yet
-				_, err = s.Clone(t.Context(), key(i), img.Digest)
+				_, err = s.Clone(t.Context(), key(i), img.Digest, 0)
 			}
 			if !errors.Is(err, imagestore.ErrExhausted) {
 				t.Fatal(err)
@@ -238,7 +263,7 @@ func TestReserve(t *testing.T) {
 	}
 	s = open(t, imagestore.Options{Dir: dir, ReserveBytes: free + mib})
 	for name, err := range map[string]error{
-		"clone":   second(s.Clone(t.Context(), keyA, img.Digest)),
+		"clone":   second(s.Clone(t.Context(), keyA, img.Digest, 0)),
 		"import":  second(s.Import(t.Context(), rawDisk(t, 2, mib), nil)),
 		"prepare": s.Prepare(t.Context(), []imagestore.Volume{secureVolume}),
 	} {
@@ -261,7 +286,7 @@ func TestKeys(t *testing.T) {
 		"urn:uuid:" + keyA, strings.ReplaceAll(keyA, "-", ""), keyA[1:], strings.Repeat("a", 1<<20),
 	} {
 		for name, err := range map[string]error{
-			"clone":  second(s.Clone(t.Context(), bad, img.Digest)),
+			"clone":  second(s.Clone(t.Context(), bad, img.Digest, 0)),
 			"volume": second(s.CloneVolume(t.Context(), bad, secureVolume)),
 			"files":  second(s.Files(t.Context(), bad)),
 			"erase":  s.Erase(t.Context(), bad),

@@ -107,6 +107,7 @@ type backing struct {
 	format       Format
 	fileBytes    int64
 	virtualBytes int64
+	wanted       int64 // size of the disk that a clone is to be; no less than virtualBytes
 }
 
 // openImage opens an image by its digest.
@@ -150,5 +151,6 @@ func openBacking(dir *directory, name string, format Format) (_ backing, err err
 		}
 		b.virtualBytes = int64(h.Size)
 	}
+	b.wanted = b.virtualBytes
 	return b, nil
 }

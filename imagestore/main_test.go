@@ -207,7 +207,7 @@ func add(t testing.TB, s *imagestore.Store, path string) imagestore.Image {
 // clone makes a clone that must succeed.
 func clone(t testing.TB, s *imagestore.Store, key string, d imagestore.Digest) imagestore.File {
 	t.Helper()
-	f, err := s.Clone(t.Context(), key, d)
+	f, err := s.Clone(t.Context(), key, d, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

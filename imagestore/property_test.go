@@ -62,7 +62,7 @@ func (m *model) actions() map[string]func(*rapid.T) {
 		},
 		"clone": func(r *rapid.T) {
 			i, k := source.Draw(r, "source"), keys.Draw(r, "key")
-			_, err := m.store.Clone(ctx, k, m.digests[i])
+			_, err := m.store.Clone(ctx, k, m.digests[i], 0)
 			_, there := m.clones[k]
 			switch {
 			case there && err == nil:

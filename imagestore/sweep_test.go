@@ -211,7 +211,7 @@ func TestPlantedLinks(t *testing.T) {
 	img := add(t, s, rawDisk(t, 1, mib))
 	outside := t.TempDir()
 	link(t, outside, filepath.Join(dir, "capsules", keyA))
-	if f, err := s.Clone(t.Context(), keyA, img.Digest); err == nil {
+	if f, err := s.Clone(t.Context(), keyA, img.Digest, 0); err == nil {
 		t.Errorf("cloned to %+v", f)
 	}
 	clone(t, s, keyB, img.Digest)
