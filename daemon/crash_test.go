@@ -56,6 +56,35 @@ var deeds = map[string]func(*bench) func() (daemon.Operation, error){
 		b.hold(id)
 		return func() (daemon.Operation, error) { return b.ResumeCapsule(b.t.Context(), root, id) }
 	},
+	"leave of one that is held": func(b *bench) func() (daemon.Operation, error) {
+		id := b.secured()
+		b.machine.faultAt("Restore")
+		b.wait(b.SwitchCapsule(b.t.Context(), alice, id, daemon.Maintenance, false))
+		b.machine.well()
+		b.idle()
+		return func() (daemon.Operation, error) { return b.free(b.ResumeCapsule, root, id) }
+	},
+	"hold": func(b *bench) func() (daemon.Operation, error) {
+		id := b.secured()
+		return b.begun("hold", id)
+	},
+	"poweroff": func(b *bench) func() (daemon.Operation, error) {
+		id := b.secured()
+		b.machine.over(id, domain.ReasonShutdown)
+		return b.begun("poweroff", id)
+	},
+	"crash": func(b *bench) func() (daemon.Operation, error) {
+		id := b.secured()
+		b.machine.over(id, domain.ReasonCrashed)
+		return b.begun("crash", id)
+	},
+	"evict": func(b *bench) func() (daemon.Operation, error) {
+		id := b.create(alice, b.image())
+		b.machine.mu.Lock()
+		b.machine.domains[domain.ID(id)].state = domain.Running // by others, and closed: it is nobody's tap
+		b.machine.mu.Unlock()
+		return b.begun("evict", id)
+	},
 	"stop in secure mode": func(b *bench) func() (daemon.Operation, error) {
 		id := b.secured()
 		b.machine.stubborn = true
@@ -70,6 +99,51 @@ var deeds = map[string]func(*bench) func() (daemon.Operation, error){
 		b.succeed(b.LaunchCapsule(b.t.Context(), alice, id))
 		return func() (daemon.Operation, error) { return b.DeleteCapsule(b.t.Context(), alice, id) }
 	},
+}
+
+// over ends a machine by itself.
+func (m *machine) over(id string, r domain.Reason) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.domains[domain.ID(id)].end(r)
+}
+
+// begun begins what the daemon begins by itself, unless the reconciler was faster.
+func (b *bench) begun(kind, id string) func() (daemon.Operation, error) {
+	return func() (daemon.Operation, error) {
+		op, err := b.Begin(b.t.Context(), kind, id)
+		if c := code(err); c != daemon.Busy && c != daemon.Conflict {
+			return op, err
+		}
+		newest, lookErr := b.Operations(b.t.Context(), root, daemon.OperationFilter{Target: id, Limit: 1})
+		if lookErr != nil || len(newest) == 0 || newest[0].Kind != kind {
+			return op, err
+		}
+		return newest[0], nil
+	}
+}
+
+// TestEveryKindIsADeed: an operation of a new kind is killed and failed at every call as well.
+func TestEveryKindIsADeed(t *testing.T) {
+	done := map[string]bool{}
+	var kinds []string
+	for name, deed := range deeds {
+		b := newBench(t, nil)
+		begin := deed(b)
+		op, err := begin()
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		done[op.Kind] = true
+		kinds = b.Kinds()
+		b.idle()
+		b.kill()
+	}
+	for _, kind := range kinds {
+		if !done[kind] {
+			t.Errorf("nothing is done to %s", kind)
+		}
+	}
 }
 
 // at makes one fault, at the call with number n after now.

@@ -127,7 +127,7 @@ type Options struct {
 	VerifyEvery    time.Duration                   // how often capsules in secure mode are proved; 0 means 5 s
 	MountWait      time.Duration                   // how long a guest may take to mount its volumes; 0 means 20 s
 	FlushWait      time.Duration                   // how long it may take to write back, or to set its clock; 0 means 5 s
-	RotatePassword bool                            // entering secure mode changes the console's password
+	RotatePassword bool                            // entering secure mode and leaving it change the console's password
 	CutConsoles    bool                            // entering secure mode throws viewers out
 	// Disconnect ends the connections to local TCP ports and says how many there were; nil means firewall.Disconnect.
 	Disconnect func(ctx context.Context, ports ...uint16) (int, error)
@@ -171,6 +171,11 @@ type Daemon struct {
 	// opened, guarded by fenceMu, are policies that an operation has put in force and whose outcome is not recorded
 	// yet. A restart forgets them: then the record is right, which says that the capsule is closed.
 	opened map[string]string
+	// mending makes "see what differs, then restore it" one act, so that nobody counts what another mends.
+	mending sync.Mutex
+	drift   string // guarded by mending: what could not be restored the last time; "" when nothing
+	// reloading makes "read the files, then put them in force" one act.
+	reloading sync.Mutex
 	// leaseMu does the same for leases; every state in which a lease is dropped is one that wants none.
 	leaseMu sync.Mutex
 
@@ -253,6 +258,7 @@ func (d *Daemon) Run(ctx context.Context, say func(Readiness)) error {
 	if err := d.checkRecords(ctx); err != nil {
 		return err
 	}
+	d.complain(ctx, "record of the policies", d.notePoliciesRead(ctx))
 	if !d.settle(ctx, say) {
 		return nil
 	}

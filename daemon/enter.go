@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -26,8 +27,8 @@ type entry struct {
 // shut closes the capsule in every layer, cuts what it has under way, and reads the rules back.
 func (a *act) shut(ctx context.Context) error {
 	before, err := a.d.fences.Inspect(ctx, a.capsule.Key)
-	if err != nil {
-		return err
+	if err != nil { // it only counts: that is no reason not to close
+		a.d.complain(ctx, "connections of capsule "+a.capsule.ID, err)
 	}
 	if err := a.put(ctx, firewall.Closed); err != nil {
 		return err
@@ -52,7 +53,16 @@ func (a *act) shut(ctx context.Context) error {
 	return nil
 }
 
-func (a *act) shutAgain(ctx context.Context) error { return a.put(ctx, firewall.Closed) }
+// shutAgain takes back what opened the capsule. Rules that cannot be changed now do not leave it running, nor keep what is
+// undone next from ending it: whatever would let it run again looks at the rules for itself.
+func (a *act) shutAgain(ctx context.Context) error {
+	err := a.put(ctx, firewall.Closed)
+	if err == nil {
+		return nil
+	}
+	a.say("not closed yet: %v", classify(err).Message)
+	return a.pause(ctx)
+}
 
 // reopen undoes shut: the capsule is in maintenance mode as it was before, which is looked at and not believed.
 func (a *act) reopen(ctx context.Context) error {
@@ -68,21 +78,29 @@ func (a *act) reopen(ctx context.Context) error {
 	if !p.running {
 		return nil // it ended meanwhile; the reconciler will say so
 	}
+	if a.d.opt.RotatePassword { // the console may have one that was never written down
+		a.d.complain(ctx, "console password of capsule "+a.capsule.ID, a.d.domains.SetPassword(ctx, a.id(), a.capsule.LoginPassword))
+	}
 	if err := a.d.domains.Quiet(ctx, a.id(), false); err != nil {
 		return err
 	}
-	return a.d.domains.Resume(ctx, a.id())
+	if err := a.d.domains.Resume(ctx, a.id()); err != nil {
+		return err
+	}
+	if a.pointBefore == "" {
+		return nil
+	}
+	return a.setClock(ctx) // it came from its clean point, where time stood still
 }
 
 // cutConsoles throws every viewer out: who looked on in maintenance mode need not be who may in secure mode.
 func (a *act) cutConsoles(ctx context.Context) error {
 	if a.d.opt.RotatePassword {
-		password := rand.Text()[:MaxPassword]
-		if err := a.d.store.Update(ctx, func(tx *store.Tx) error { return tx.PutPassword(a.capsule.ID, password) }); err != nil {
+		password := newPassword()
+		if err := a.d.domains.SetPassword(ctx, a.id(), password); err != nil {
 			return err
 		}
-		a.capsule.LoginPassword = password
-		if err := a.d.domains.SetPassword(ctx, a.id(), password); err != nil {
+		if err := a.putPassword(ctx, password); err != nil {
 			return err
 		}
 	}
@@ -91,6 +109,24 @@ func (a *act) cutConsoles(ctx context.Context) error {
 	}
 	n, err := a.d.opt.Disconnect(ctx, uint16(a.capsule.VNCPort))
 	a.say("%d viewers cut", n)
+	return err
+}
+
+// renewPassword gives the console another password for the next start of the machine, if the operator wants that.
+func (a *act) renewPassword(ctx context.Context) error {
+	if !a.d.opt.RotatePassword {
+		return nil
+	}
+	return a.putPassword(ctx, newPassword())
+}
+
+func newPassword() string { return rand.Text()[:MaxPassword] }
+
+func (a *act) putPassword(ctx context.Context, password string) error {
+	err := a.d.store.Update(ctx, func(tx *store.Tx) error { return tx.PutPassword(a.capsule.ID, password) })
+	if err == nil {
+		a.capsule.LoginPassword = password
+	}
 	return err
 }
 
@@ -316,7 +352,14 @@ func (a *act) as(mode Mode) store.Capsule {
 
 // verifySecure proves P1 to P3 before the record says that the capsule is in secure mode.
 func (a *act) verifySecure(ctx context.Context) error {
-	return a.verify(ctx, a.as(Secure), securePolicy(a.capsule))
+	if err := a.verify(ctx, a.as(Secure), securePolicy(a.capsule)); err != nil {
+		return err
+	}
+	o, err := a.d.domains.ObserveOne(ctx, a.id())
+	if err == nil && o.State != domain.Running {
+		err = errorf(Conflict, "the capsule's domain was paused meanwhile: its firewall could not be restored for a while, or the host's disk is full")
+	}
+	return err
 }
 
 // verifyRestored proves that what was restored has no data and nothing of secure mode, while it stands still and closed.
@@ -346,11 +389,16 @@ func (a *act) verify(ctx context.Context, c store.Capsule, policy string) error 
 
 // tryShut closes a capsule that is being held if that can be done at once; the steps after it do not give up as soon.
 func (a *act) tryShut(ctx context.Context) error {
-	if err := a.put(ctx, firewall.Closed); err != nil {
+	at, cancel := context.WithTimeout(ctx, closeLimit)
+	defer cancel()
+	if err := a.put(at, firewall.Closed); err != nil {
 		a.say("not closed yet: %v", classify(err).Message)
 	}
 	return nil
 }
+
+// closeLimit is how long a capsule that cannot be proved safe runs on while the firewall is waited for.
+const closeLimit = 5 * time.Second
 
 func (a *act) pause(ctx context.Context) error {
 	err := a.d.domains.Pause(ctx, a.id())

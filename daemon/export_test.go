@@ -1,9 +1,21 @@
 package daemon
 
-import "context"
+import (
+	"context"
+	"maps"
+	"slices"
+)
 
 // VerifyAll proves every capsule in secure mode now, as the timer does.
 func (d *Daemon) VerifyAll(ctx context.Context) error { return d.verifyAll(ctx) }
+
+// Begin begins an operation of a kind as the daemon does by itself.
+func (d *Daemon) Begin(ctx context.Context, kind, id string) (Operation, error) {
+	return d.begin(ctx, itself, kind, id, encode(reason{"the test has it so"}), anyVersion)
+}
+
+// Kinds are the kinds of operations that there are.
+func (d *Daemon) Kinds() []string { return slices.Sorted(maps.Keys(d.procedures)) }
 
 // StepNames are the steps of a kind of operation, in order.
 func StepNames(kind string) (names []string) {

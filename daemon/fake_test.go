@@ -41,6 +41,7 @@ type machine struct {
 	alien    map[domain.ID]string // a device that somebody attached
 	looking  atomic.Int64         // how often the rules were asked for
 	older    map[domain.ID]bool   // launched by an older version
+	consoles map[domain.ID]string // passwords that consoles have
 	frozen   map[domain.ID]bool   // whose guest writes nothing
 	quiet    map[domain.ID]bool   // whose guest is asked for no figures; a new daemon has forgotten it
 }
@@ -74,7 +75,7 @@ func newMachine() *machine {
 		events: make(chan domain.Event, 64), domains: map[domain.ID]*fakeDomain{}, leases: map[string]domain.Lease{},
 		bindings: map[string]firewall.Binding{}, wanted: map[string]bool{}, dirs: map[string]map[string]imagestore.File{},
 		images: map[imagestore.Digest]imagestore.Image{}, sources: map[string]imagestore.Image{},
-		points: map[domain.ID]*fakePoint{}, policies: map[string]policy.Policy{}, flushed: map[string]bool{}, alien: map[domain.ID]string{}, quiet: map[domain.ID]bool{}, frozen: map[domain.ID]bool{}, older: map[domain.ID]bool{},
+		points: map[domain.ID]*fakePoint{}, policies: map[string]policy.Policy{}, flushed: map[string]bool{}, alien: map[domain.ID]string{}, quiet: map[domain.ID]bool{}, frozen: map[domain.ID]bool{}, older: map[domain.ID]bool{}, consoles: map[domain.ID]string{},
 	}
 }
 
@@ -179,6 +180,7 @@ func (m *machine) Start(ctx context.Context, id domain.ID) error {
 			return nil
 		}
 		d.live, d.ram, d.reason = slices.Clone(d.spec.Disks), memory{}, domain.ReasonNone
+		m.consoles[id] = d.spec.VNC.Password
 		m.run(d)
 		return nil
 	}))

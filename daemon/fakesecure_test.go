@@ -157,6 +157,7 @@ func (m *machine) Restore(ctx context.Context, s domain.Spec, ram string) error 
 			m.broken = append(m.broken, "a machine was restored that had run on its disk since")
 		}
 		d.live, d.ram, d.state, d.reason = slices.Clone(s.Disks), *p.ram, domain.Paused, domain.ReasonNone
+		m.consoles[s.ID] = s.VNC.Password
 		return nil
 	}))
 }
@@ -202,8 +203,8 @@ func (m *machine) Resume(ctx context.Context, id domain.ID) error {
 	}))
 }
 
-func (m *machine) SetPassword(ctx context.Context, _ domain.ID, _ string) error {
-	return m.call(ctx, "SetPassword", m.away(func() error { return nil }))
+func (m *machine) SetPassword(ctx context.Context, id domain.ID, password string) error {
+	return m.call(ctx, "SetPassword", m.away(func() error { m.consoles[id] = password; return nil }))
 }
 
 func (m *machine) Quiet(ctx context.Context, id domain.ID, quiet bool) error {

@@ -29,8 +29,10 @@ const (
 	policySecureAdmin = "secure-admin"
 )
 
-// securePolicy is the policy of a capsule in secure mode: its type decides, and what its owner was granted. One that an
-// administrator took there for review has that policy, whatever its type.
+// securePolicy is the policy of a capsule in secure mode: its type decides, and what its owner was granted. The type
+// RESEARCH-FULL is an administrator's to give, and so is a grant; only an owner who asked for full access and has not got
+// it (false) is kept from what the type allows. One that an administrator took there for review has that policy, whatever
+// its type.
 func securePolicy(c store.Capsule) string {
 	switch {
 	case c.Review:

@@ -54,41 +54,96 @@ func (d *Daemon) ReloadPolicies(ctx context.Context, c Caller) (list []PolicyInf
 	if !c.admin() {
 		return nil, errorf(Forbidden, "only an administrator reloads the policies")
 	}
+	d.reloading.Lock()
+	defer d.reloading.Unlock()
 	set, err := d.load()
 	if err != nil {
 		return nil, err
 	}
-	var was map[string]policy.Policy
 	d.fenceMu.Lock()
 	err = d.fences.SetPolicies(ctx, slices.Collect(maps.Values(set)))
 	if err == nil {
 		d.mu.Lock()
-		was, d.policies = d.policies, set
+		d.policies = set
 		d.mu.Unlock()
 	}
 	d.fenceMu.Unlock()
 	if err != nil {
 		return nil, err
 	}
+	d.log.LogAttrs(ctx, slog.LevelInfo, "policies reloaded", slog.String("policies", digestsOf(set)))
+	err = d.store.Update(ctx, func(tx *store.Tx) error {
+		return errors.Join(d.notePolicies(tx, c, kind), tx.Audit(auditRow(c.GUID, c.From, c.Request, kind, "", "succeeded", digestsOf(set))))
+	})
+	if err != nil {
+		why := classify(err)
+		return nil, &Error{Code: why.Code, Message: "the policies are in force, and that could not be written down yet: " + why.Message, Err: err}
+	}
+	return d.Policies(ctx, c)
+}
+
+func digestsOf(set map[string]policy.Policy) string {
 	digests := ""
 	for _, name := range slices.Sorted(maps.Keys(set)) {
 		digests += fmt.Sprintf("%s %s %s; ", name, set[name].Source, set[name].Digest)
 	}
-	d.log.LogAttrs(ctx, slog.LevelInfo, "policies reloaded", slog.String("policies", digests))
-	err = d.store.Update(ctx, func(tx *store.Tx) error {
-		all, err := tx.Capsules()
-		errs := []error{err, tx.Audit(auditRow(c.GUID, c.From, c.Request, kind, "", "succeeded", digests))}
-		for _, capsule := range all {
-			if name := inForce(capsule); set[name].Digest != was[name].Digest {
-				errs = append(errs, d.recordPolicy(tx, c, kind, capsule))
-			}
+	return digests
+}
+
+// notePolicies writes down what the policies that are loaded say, and leaves a record of each capsule in secure mode
+// whose policy says something else than when it was last written down: by a reload, or while the daemon was not there.
+func (d *Daemon) notePolicies(tx *store.Tx, who Caller, kind string) error {
+	d.mu.Lock()
+	set := d.policies
+	d.mu.Unlock()
+	changed := map[string]bool{}
+	for _, name := range slices.Sorted(maps.Keys(set)) {
+		key := "policy." + name
+		was, err := tx.Setting(key)
+		if err != nil {
+			return err
 		}
-		return errors.Join(errs...)
-	})
-	if err != nil {
-		return nil, err
+		if was == set[name].Digest {
+			continue
+		}
+		changed[name] = was != ""
+		if err := tx.PutSetting(key, set[name].Digest); err != nil {
+			return err
+		}
 	}
-	return d.Policies(ctx, c)
+	all, err := tx.Capsules()
+	errs := []error{err}
+	for _, capsule := range all {
+		if changed[inForce(capsule)] {
+			errs = append(errs, d.recordPolicy(tx, who, kind, capsule))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// notePoliciesRead does so for the policies that were there when the daemon came. While the disk is full that waits for
+// the next full pass: it keeps the daemon from no capsule.
+func (d *Daemon) notePoliciesRead(ctx context.Context) error {
+	d.mu.Lock()
+	set := d.policies
+	d.mu.Unlock()
+	current := true
+	err := d.store.View(ctx, func(tx *store.Tx) error {
+		for name, p := range set {
+			was, err := tx.Setting("policy." + name)
+			if err != nil {
+				return err
+			}
+			current = current && was == p.Digest
+		}
+		return nil
+	})
+	if err != nil || current {
+		return err
+	}
+	return d.store.Update(ctx, func(tx *store.Tx) error {
+		return errors.Join(d.notePolicies(tx, itself, "read-policies"), tx.Audit(auditRow(itself.GUID, itself.From, "", "read-policies", "", "succeeded", digestsOf(set))))
+	})
 }
 
 // Policies are the policies that are loaded. For administrators.

@@ -262,6 +262,7 @@ func (d *Daemon) converge(ctx context.Context) error {
 		}
 	}
 	d.metrics.unexplained.WithLabelValues("domain").Set(float64(strangers))
+	d.complain(ctx, "record of the policies", d.notePoliciesRead(ctx))
 	d.complain(ctx, "leases", d.mendLeases(ctx))
 	d.complain(ctx, "sweep", d.sweep(ctx))
 	d.complain(ctx, "old operations", d.store.Update(ctx, func(tx *store.Tx) error {

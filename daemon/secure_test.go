@@ -70,7 +70,8 @@ func TestRoundTrip(t *testing.T) {
 		if i > 0 && records[i-1].Previous != r.Hash {
 			t.Errorf("record %d does not follow from %d", records[i-1].Seq, r.Seq)
 		}
-		if r.Outcome != "succeeded" || r.RulesHash == "" || r.DomainHash == "" || len(r.Steps) == 0 || r.Actor != "alice" {
+		entered := r.Kind == "enter"
+		if r.Outcome != "succeeded" || r.RulesHash == "" || r.DomainHash == "" || len(r.Steps) == 0 || r.Actor != "alice" || r.Cut != 2 || (len(r.Volumes) == 2) != entered || r.CleanPoint == "" {
 			t.Errorf("record %+v", r)
 		}
 	}

@@ -19,7 +19,7 @@ func (d *Daemon) watchFence(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	changes := d.fences.Changes(ctx)
-	said, failures := "", 0
+	said, since := "", time.Time{}
 	for {
 		select {
 		case <-ctx.Done():
@@ -31,9 +31,10 @@ func (d *Daemon) watchFence(ctx context.Context) {
 			}
 		case <-tick.C:
 		}
-		err := d.mendFence(ctx)
+		began := time.Now()
+		err := within(ctx, mendLimit, d.mendFence)
 		if err == nil {
-			said, failures = "", 0
+			said, since = "", time.Time{}
 			continue
 		}
 		if ctx.Err() != nil {
@@ -43,32 +44,52 @@ func (d *Daemon) watchFence(ctx context.Context) {
 			said = err.Error()
 			d.complain(ctx, "firewall", err)
 		}
-		if failures++; failures >= unmendable {
+		if since.IsZero() {
+			since = began
+		}
+		if time.Since(since) >= mendLimit {
 			d.holdSecure(ctx, "the firewall cannot be restored: "+classify(err).Message)
 		}
 	}
 }
 
-// unmendable is how often in a row rules cannot be restored, or read, before the capsules that depend on them are held.
-const unmendable = 3
+const (
+	// mendLimit is how long rules may be missing, refused or hanging, before the capsules that depend on them are held.
+	mendLimit = 3 * time.Second
+	// unmendable is how often in a row the verifier cannot look at a capsule before it is held.
+	unmendable = 3
+)
 
-// mendFence restores what others changed, and leaves an audit row of it.
+// mendFence restores what others changed, and leaves an audit row of it. What it could not restore is counted, logged and
+// audited once, and again when it has changed.
 func (d *Daemon) mendFence(ctx context.Context) error {
+	d.mending.Lock()
+	defer d.mending.Unlock()
 	d.fenceMu.Lock()
 	drift, err := d.fences.Verify(ctx)
 	d.fenceMu.Unlock()
-	if err != nil || len(drift) == 0 {
+	if err != nil {
 		return err
 	}
-	d.log.LogAttrs(ctx, slog.LevelWarn, "firewall differs from the records, restoring it", slog.Any("differences", drift))
-	d.metrics.drift.WithLabelValues("rules").Inc()
-	// Rules, and what the fence needs of the kernel besides: a bridge that was made anew has its settings anew.
-	err = errors.Join(d.refence(ctx), d.fences.GuardBridge(ctx))
-	outcome := "succeeded"
-	if err != nil {
-		outcome = "failed"
+	told := clipList(drift)
+	news := told != d.drift
+	d.drift = told
+	if len(drift) == 0 {
+		return nil
 	}
-	row := auditRow(itself.GUID, itself.From, "", "restore-firewall", "", outcome, clipList(drift))
+	if news {
+		d.log.LogAttrs(ctx, slog.LevelWarn, "firewall differs from the records, restoring it", slog.Any("differences", drift))
+		d.metrics.drift.WithLabelValues("rules").Inc()
+	}
+	// Rules, and what the fence needs of the kernel besides: a bridge that was made anew has its settings anew.
+	err, outcome := errors.Join(d.refence(ctx), d.fences.GuardBridge(ctx)), "failed"
+	if err == nil {
+		d.drift, outcome = "", "succeeded" // the same again is news
+	}
+	if !news {
+		return err
+	}
+	row := auditRow(itself.GUID, itself.From, "", "restore-firewall", "", outcome, told)
 	d.acts.Go(func() { // the firewall does not wait for the disk
 		d.complain(ctx, "audit of the firewall", d.store.Update(ctx, func(tx *store.Tx) error { return tx.Audit(row) }))
 	})
@@ -85,16 +106,15 @@ func clipList(list []string) string {
 	return s
 }
 
-// secured reads the capsules that are in secure mode with nothing under way, and those that are on their way or held.
+// secured reads the capsules that are in secure mode with nothing under way, and those that are on their way, or held.
 func (d *Daemon) secured(ctx context.Context) (settled, others []store.Capsule, err error) {
 	err = d.store.View(ctx, func(tx *store.Tx) error {
 		all, err := tx.Capsules()
 		for _, c := range all {
 			switch {
-			case c.Mode != Secure:
-			case c.State == Running:
+			case c.State == Running && c.Mode == Secure:
 				settled = append(settled, c)
-			default:
+			case c.Mode == Secure, c.State == SwitchToSecurePending:
 				others = append(others, c)
 			}
 		}
@@ -129,11 +149,24 @@ func (d *Daemon) closeNow(ctx context.Context, c store.Capsule) error {
 	return errors.Join(err, d.domains.Pause(ctx, domain.ID(c.ID)))
 }
 
+// holdSecure holds every capsule that is in secure mode. One that is on its way there or back has an operation that
+// decides what becomes of it; until then it does not run on with data near.
 func (d *Daemon) holdSecure(ctx context.Context, cause string) {
-	list, _, err := d.secured(ctx)
+	settled, others, err := d.secured(ctx)
 	d.complain(ctx, "capsules in secure mode", err)
-	for _, c := range list {
+	for _, c := range settled {
 		d.hold(ctx, c, cause)
+	}
+	for _, c := range others {
+		if held(c) || !d.dataNear(ctx, c) {
+			continue
+		}
+		o, err := d.domains.ObserveOne(ctx, domain.ID(c.ID))
+		if err == nil && o.State != domain.Running {
+			continue
+		}
+		d.log.LogAttrs(ctx, slog.LevelError, "capsule is paused on its way between the modes", slog.String("capsule", c.ID), slog.String("cause", cause))
+		d.complain(ctx, "pause of capsule "+c.ID, d.domains.Pause(ctx, domain.ID(c.ID)))
 	}
 }
 

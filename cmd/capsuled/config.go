@@ -93,7 +93,7 @@ type SecureConfig struct {
 	VerifyEvery           time.Duration // how often each capsule in secure mode is looked at
 	MountWait             time.Duration // how long a guest may take to mount its volumes
 	FlushWait             time.Duration // how long a guest may take to write back before it is destroyed
-	RotateConsolePassword bool          // a new console password on entering
+	RotateConsolePassword bool          // a new console password on entering and on leaving
 	CutConsoles           bool          // console connections end on entering; on leaving they end anyway, with the process
 }
 
