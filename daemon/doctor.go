@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/capsuled/capsuled/daemon/store"
+	"github.com/capsuled/capsuled/domain"
 )
 
 // Doctor looks for what makes the host unfit. For administrators.
@@ -26,7 +27,7 @@ func (d *Daemon) Doctor(ctx context.Context, c Caller) ([]Finding, error) {
 	for _, k := range conflicts {
 		list = append(list, Finding{Name: k.Name, OK: harmless[k.Name], Detail: k.Detail, Advice: k.Advice})
 	}
-	return append(list, checkSwap(), d.checkRoom(), d.checkChain(ctx), d.checkHeldCapsules(ctx)), nil
+	return append(list, checkSwap(), checkSerial(), d.checkRoom(), d.checkChain(ctx), d.checkHeldCapsules(ctx)), nil
 }
 
 // harmless are things of other programs that are worth a line and are no reason to act: the fence does not mind them.
@@ -70,6 +71,20 @@ func checkSwap() Finding {
 			Advice: "encrypt it with a key that is made at boot (crypttab(5), option swap), or take it away"}
 	}
 	return Finding{Name: "swap", OK: true, Detail: "none that outlives a boot"}
+}
+
+// checkSerial warns of a serial log that nothing bounds: a guest could fill the host's disk with it (isolation contract,
+// row 17).
+func checkSerial() Finding {
+	const name = "serial logs"
+	size, err := domain.SerialCap("/etc/libvirt")
+	switch {
+	case err != nil:
+		return Finding{Name: name, Detail: "not known: " + err.Error(), Advice: "look at stdio_handler in qemu.conf and max_size in virtlogd.conf"}
+	case size == 0:
+		return Finding{Name: name, Detail: "nothing bounds them: a guest can fill the disk", Advice: "have virtlogd write them (stdio_handler = \"logd\" in qemu.conf) and roll them over (max_size in virtlogd.conf)"}
+	}
+	return Finding{Name: name, OK: true, Detail: fmt.Sprintf("rolled over by virtlogd at %d KiB", size>>10)}
 }
 
 func (d *Daemon) checkRoom() Finding {
