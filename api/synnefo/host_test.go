@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"errors"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -70,7 +71,9 @@ func (h *host) ask(method, target, body string, headers ...string) answer {
 		}
 		p, err := f.Serve(r)
 		if err != nil {
-			p = f.Fault(r, refusalOf(err))
+			no := refusalOf(err)
+			p = f.Fault(r, no)
+			maps.Copy(p.Header, no.Header)
 		}
 		if p.Status == 0 {
 			p.Status = http.StatusOK
