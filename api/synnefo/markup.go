@@ -12,8 +12,8 @@ const (
 	atomNS    = "http://www.w3.org/2005/Atom"
 )
 
-// markup is an XML document that is being written. encoding/xml would take ten times as long for a list, and has its
-// own mind about prefixes; its escaping is what is used here.
+// markup is an XML document that is being written. encoding/xml has its own mind about prefixes and empty elements; its
+// escaping is what is used here.
 type markup struct {
 	buf  bytes.Buffer
 	tag  bool // a start tag has no end yet
