@@ -12,11 +12,8 @@ import (
 	"github.com/capsuled/capsuled/daemon"
 )
 
-// Callers of the tests: owner has the images of the fake, stranger has none.
-var (
-	owner    = daemon.Caller{GUID: "guid-owner", From: "192.0.2.7", Request: "r-1"}
-	stranger = daemon.Caller{GUID: "guid-stranger", From: "192.0.2.8", Request: "r-2"}
-)
+// owner has the images of the tests, but for those that say whose they are.
+var owner = daemon.Caller{GUID: "guid-owner", From: "192.0.2.7", Request: "r-1"}
 
 // fake is the daemon's part in images, in memory: owners, states and limits as the verbs promise them. Whatever the
 // dialect has no business to ask for is an internal error.
