@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/capsuled/capsuled/api/dialect"
+	"github.com/capsuled/capsuled/api/synnefo"
 	"github.com/capsuled/capsuled/api/wire"
 	"github.com/capsuled/capsuled/daemon"
 )
@@ -18,7 +19,11 @@ const idle = 30 * time.Second
 
 // newFamilies are the image dialects, each with the paths that it speaks for.
 func newFamilies(opt Options) []dialect.Family {
-	return nil
+	var families []dialect.Family
+	if d, ok := opt.Daemon.(synnefoVerbs); ok {
+		families = append(families, synnefo.New(synnefo.Options{Daemon: d})...)
+	}
+	return families
 }
 
 // speak answers a request in the dialect of a family.
