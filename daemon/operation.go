@@ -42,7 +42,7 @@ type OperationFilter struct {
 	Limit  int // newest first; 0 means 100, and more than 1000 is 1000
 }
 
-// public is an operation as a caller may see it: administrators see the leaves' own words.
+// public is an operation as a caller may see it: administrators see the leaves' own words, and what its steps found.
 func public(o store.Operation, c Caller) Operation {
 	v := Operation{
 		ID: o.ID, Kind: o.Kind, Target: o.Target, State: OperationState(o.State), Step: o.Step, Steps: o.Steps, Progress: o.Progress,
@@ -51,7 +51,20 @@ func public(o store.Operation, c Caller) Operation {
 	if c.admin() && o.Detail != "" {
 		v.Cause = o.Detail
 	}
+	if !c.admin() {
+		v.Steps = bare(o.Steps)
+	}
 	return v
+}
+
+// bare is the steps without what they found and how long they took. A guest in secure mode chooses much of it: how many
+// connections it leaves to be cut, how it answers, and when. Its members are who it would like to tell.
+func bare(steps []Step) []Step {
+	out := make([]Step, len(steps))
+	for i, s := range steps {
+		out[i] = Step{Name: s.Name, State: s.State}
+	}
+	return out
 }
 
 // current is what an operation under way looks like now; ok is false when it is not under way.
