@@ -243,7 +243,7 @@ func (a *act) undo(ctx context.Context, cause *Error) {
 		// again, and find that what they need is not there.
 		a.d.log.LogAttrs(ctx, slog.LevelError, "failure not journalled", a.attrs(slog.String("error", err.Error()))...)
 	}
-	a.undone = true
+	a.undone = a.op.Step == "" || a.begun() > 0 // of steps that this version does not know, nobody knows what they did
 	for i := a.begun() - 1; i >= 0; i-- {
 		s := a.proc.steps[i]
 		if s.undo == nil {
