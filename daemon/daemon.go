@@ -58,6 +58,7 @@ type domains interface {
 // fences is what the daemon asks of the firewall.
 type fences interface {
 	Apply(context.Context, []firewall.Binding) error
+	Reapply(context.Context) error
 	Put(context.Context, firewall.Binding) error
 	Drop(ctx context.Context, tap string) error
 	Verify(context.Context) ([]string, error)
