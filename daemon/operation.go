@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/capsuled/capsuled/daemon/store"
@@ -87,11 +88,8 @@ func (d *Daemon) Operation(ctx context.Context, c Caller, id string) (Operation,
 		if o, err = tx.Operation(id); err != nil {
 			return missing(err, "no operation %s", clip(id))
 		}
-		if c.admin() || c.GUID != "" && (o.Owner == c.GUID || o.Actor == c.GUID) {
-			return nil
-		}
 		members, err := tx.MembersOf(o.Target)
-		if err == nil && !stand(c, members).known {
+		if err == nil && !follows(c, o, members) {
 			err = errorf(NotFound, "no operation %s", clip(id))
 		}
 		return err
@@ -103,6 +101,12 @@ func (d *Daemon) Operation(ctx context.Context, c Caller, id string) (Operation,
 		o = now
 	}
 	return public(o, c), nil
+}
+
+// follows says whether a caller may read an operation: it is his, or is about a capsule that he may know more of than that it
+// exists.
+func follows(c Caller, o store.Operation, members []Member) bool {
+	return c.admin() || c.GUID != "" && (o.Owner == c.GUID || o.Actor == c.GUID) || stand(c, members).full
 }
 
 // WaitOperation reads one operation when it has ended, or when ctx has.
@@ -135,7 +139,11 @@ func (d *Daemon) Operations(ctx context.Context, c Caller, f OperationFilter) ([
 	}
 	var list []store.Operation
 	err := d.view(ctx, func(tx *store.Tx) (err error) {
-		list, err = tx.Operations(f.Target, string(f.State), viewer, min(limit, 1000))
+		if list, err = tx.Operations(f.Target, string(f.State), viewer, min(limit, 1000)); err != nil || c.admin() {
+			return err
+		}
+		members, err := tx.Members()
+		list = slices.DeleteFunc(list, func(o store.Operation) bool { return !follows(c, o, members[o.Target]) })
 		return err
 	})
 	out := make([]Operation, 0, len(list))
