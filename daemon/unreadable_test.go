@@ -39,3 +39,46 @@ func TestFlushWhileRecordsAreUnreadable(t *testing.T) {
 	}
 	b.settled()
 }
+
+// TestRecordsStayUnreadable: nobody can say any more what a capsule in secure mode should have. It is closed and paused, and
+// held once the records are back.
+func TestRecordsStayUnreadable(t *testing.T) {
+	b, raw := opened(t, nil)
+	id := b.secured()
+	run := func(q string) {
+		t.Helper()
+		if _, err := raw.ExecContext(t.Context(), q); err != nil {
+			t.Fatal(err)
+		}
+	}
+	now := func() (string, domain.RunState) {
+		b.machine.mu.Lock()
+		defer b.machine.mu.Unlock()
+		return b.machine.bindings["cap-"+id[:8]].Policy, b.machine.domains[domain.ID(id)].state
+	}
+	if err := b.VerifyAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	run("ALTER TABLE capsules RENAME TO damaged")
+	for round := range 3 {
+		if policy, state := now(); policy != "secure" || state != domain.Running {
+			t.Errorf("after %d rounds: %v under policy %q", round, state, policy)
+		}
+		if err := b.VerifyAll(t.Context()); err == nil {
+			t.Error("the records can be read")
+		}
+	}
+	if policy, state := now(); policy != "" || state != domain.Paused {
+		t.Errorf("%v under policy %q", state, policy)
+	}
+	run("ALTER TABLE damaged RENAME TO capsules")
+	if err := b.VerifyAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.idle()
+	if c := b.show(id); c.State != daemon.Failed || c.Mode != daemon.Secure {
+		t.Errorf("%s in %s: %s", c.State, c.Mode, c.Cause)
+	}
+	b.succeed(b.ResumeCapsule(t.Context(), root, id))
+	b.settled()
+}
