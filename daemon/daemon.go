@@ -58,6 +58,7 @@ type domains interface {
 // fences is what the daemon asks of the firewall.
 type fences interface {
 	Apply(context.Context, []firewall.Binding) error
+	Reapply(context.Context) error
 	Put(context.Context, firewall.Binding) error
 	Drop(ctx context.Context, tap string) error
 	Verify(context.Context) ([]string, error)
@@ -265,7 +266,6 @@ func (d *Daemon) Run(ctx context.Context, say func(Readiness)) error {
 	d.await("")
 	d.log.LogAttrs(ctx, slog.LevelInfo, "ready")
 	say(Readiness{Ready: true})
-	d.acts.Go(func() { d.watchFence(ctx) })
 	d.acts.Go(func() { d.watchSecure(ctx) })
 	d.reconcileLoop(ctx)
 	return nil
@@ -279,6 +279,10 @@ func (d *Daemon) settle(ctx context.Context, say func(Readiness)) bool {
 		do   func(context.Context) error
 	}{
 		{"the firewall", d.refence}, // closes whoever is between two modes
+		{"the watcher", func(context.Context) error { // what is closed stays so however long the rest takes
+			d.acts.Go(func() { d.watchFence(ctx) })
+			return nil
+		}},
 		{"the volume templates", func(ctx context.Context) error {
 			return d.files.Prepare(ctx, d.volumes(d.opt.VolumeGB, d.opt.SpoolGB))
 		}},

@@ -30,7 +30,7 @@ type procedure struct {
 	load  func(*store.Tx, *act) error         // reads the record that the operation is about
 	done  func(*store.Tx, *act) error         // writes what came of it
 	fail  func(*store.Tx, *act, *Error) error // writes that it failed, after the undo
-	limit func(step string) time.Duration     // how long a step may take; nil means stepLimit
+	limit func(*act, string) time.Duration    // how long a step may take, by its name; nil means stepLimit
 	hold  func(*act) (release func())         // what is held from before the first step until the outcome is written
 	// ordered is a procedure whose steps must not run again once a later one has begun: a restart goes on at the
 	// step that was journalled last, and an undo ends where it fails.
@@ -243,7 +243,7 @@ func (a *act) undo(ctx context.Context, cause *Error) {
 		// again, and find that what they need is not there.
 		a.d.log.LogAttrs(ctx, slog.LevelError, "failure not journalled", a.attrs(slog.String("error", err.Error()))...)
 	}
-	a.undone = true
+	a.undone = a.op.Step == "" || a.begun() > 0 // of steps that this version does not know, nobody knows what they did
 	for i := a.begun() - 1; i >= 0; i-- {
 		s := a.proc.steps[i]
 		if s.undo == nil {
@@ -267,7 +267,7 @@ func (a *act) undo(ctx context.Context, cause *Error) {
 func (a *act) patiently(ctx context.Context, name string, do func(*act, context.Context) error) error {
 	limit := stepLimit
 	if a.proc.limit != nil {
-		limit = a.proc.limit(name)
+		limit = a.proc.limit(a, name)
 	}
 	deadline := time.Now().Add(a.d.opt.Patience)
 	for said := ""; ; {

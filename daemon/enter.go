@@ -293,8 +293,8 @@ func (a *act) mount(ctx context.Context) error {
 	}
 	err := a.d.domains.GuestMount(ctx, a.id(), mounts)
 	if err != nil {
-		a.reserved = fmt.Sprintf("the guest did not mount its volumes (%s): mount them from inside", guestWords(err))
-		a.say("%s", a.reserved)
+		a.reserved = "the guest did not mount its volumes: mount them from inside"
+		a.say("%s (%s)", a.reserved, guestWords(err))
 		return nil
 	}
 	a.say("the guest says that it has mounted %s and %s", mountPoints[secureVolume], mountPoints[releaseSpool])

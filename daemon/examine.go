@@ -201,6 +201,7 @@ func (d *Daemon) examineDomain(e *examination, seen domain.Inspection, there ima
 	promise := "P3"
 	if e.c.Mode == Secure {
 		promise = "P1"
+		e.check("P1", "devices that the guest put out", len(seen.Ejected) == 0, "%s", found(seen.Ejected, "none"))
 	}
 	ok, disks = disksAre(want, seen.Live, own, known)
 	e.expect(promise, "disks of the live domain", ok, "%s", disks)

@@ -71,6 +71,7 @@ func TestEachCheckCanFail(t *testing.T) {
 		{"another secure policy", tampered{evidence: func(e *firewall.Evidence) { e.Policy = "secure-full" }}, "P1: policy in force"},
 		{"a volume less", tampered{seen: func(in *domain.Inspection) { in.Live.Disks = in.Live.Disks[:2] }}, "P1: disks of the live domain"},
 		{"another's volume", tampered{seen: func(in *domain.Inspection) { in.Live.Disks[1].Path = "/capsules/another/secure_volume.raw" }}, "P1: disks of the live domain"},
+		{"a device put out", tampered{seen: func(in *domain.Inspection) { in.Ejected = []string{"rng virtio"} }}, "P1: devices that the guest put out"},
 		{"a device", tampered{seen: func(in *domain.Inspection) { in.Live.Foreign = []string{"a host device"} }}, "P1: other devices of the live domain"},
 		{"another tap", tampered{seen: nic(func(n *domain.NICSeen) { n.Tap = "vnet0" })}, "P1: network interfaces"},
 		{"another MAC", tampered{seen: nic(func(n *domain.NICSeen) { n.MAC = "52:54:00:00:00:01" })}, "P1: network interfaces"},

@@ -265,6 +265,11 @@ func (m *machine) Apply(ctx context.Context, all []firewall.Binding) error {
 	})
 }
 
+// Reapply puts back the rules that somebody took away.
+func (m *machine) Reapply(ctx context.Context) error {
+	return m.call(ctx, "Reapply", func() error { clear(m.flushed); return nil })
+}
+
 func (m *machine) Put(ctx context.Context, b firewall.Binding) error {
 	return m.call(ctx, "Put", func() error { m.bindings[b.Tap], m.wanted[b.Tap] = b, true; return nil })
 }

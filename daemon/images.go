@@ -188,7 +188,7 @@ func (d *Daemon) imageAdd() *procedure {
 		fail: func(tx *store.Tx, a *act, _ *Error) error {
 			return tx.BuryImage(a.op.Target, ImageError, time.Now())
 		},
-		limit: func(string) time.Duration { return 24 * time.Hour }, // terabytes from one slow disk
+		limit: func(*act, string) time.Duration { return 24 * time.Hour }, // terabytes from one slow disk
 		hold: func(a *act) func() {
 			d.births.RLock()
 			return func() {

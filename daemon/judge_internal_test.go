@@ -72,6 +72,13 @@ func TestJudgeHeld(t *testing.T) {
 				t.Errorf("held in %s, %v: %q, want %q", mode, state, v.kind, want)
 			}
 		}
+		c.Cause = "leave: step destroy"
+		for range 2 { // however often it runs
+			c.Cause = judge(c, domain.Observed{State: domain.Running}, true).cause
+		}
+		if want := ranHeld + "leave: step destroy"; c.Cause != want {
+			t.Errorf("held in %s: cause %q, want %q", mode, c.Cause, want)
+		}
 		if v := judge(c, domain.Observed{}, false); v.kind != "" {
 			t.Errorf("held in %s, gone: %q", mode, v.kind)
 		}

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/capsuled/capsuled/daemon/store"
@@ -42,7 +43,7 @@ type OperationFilter struct {
 	Limit  int // newest first; 0 means 100, and more than 1000 is 1000
 }
 
-// public is an operation as a caller may see it: administrators see the leaves' own words.
+// public is an operation as a caller may see it: administrators see the leaves' own words, and what its steps found.
 func public(o store.Operation, c Caller) Operation {
 	v := Operation{
 		ID: o.ID, Kind: o.Kind, Target: o.Target, State: OperationState(o.State), Step: o.Step, Steps: o.Steps, Progress: o.Progress,
@@ -51,7 +52,20 @@ func public(o store.Operation, c Caller) Operation {
 	if c.admin() && o.Detail != "" {
 		v.Cause = o.Detail
 	}
+	if !c.admin() {
+		v.Steps = bare(o.Steps)
+	}
 	return v
+}
+
+// bare is the steps without what they found and how long they took. A guest in secure mode chooses much of it: how many
+// connections it leaves to be cut, how it answers, and when. Its members are who it would like to tell.
+func bare(steps []Step) []Step {
+	out := make([]Step, len(steps))
+	for i, s := range steps {
+		out[i] = Step{Name: s.Name, State: s.State}
+	}
+	return out
 }
 
 // current is what an operation under way looks like now; ok is false when it is not under way.
@@ -74,11 +88,8 @@ func (d *Daemon) Operation(ctx context.Context, c Caller, id string) (Operation,
 		if o, err = tx.Operation(id); err != nil {
 			return missing(err, "no operation %s", clip(id))
 		}
-		if c.admin() || c.GUID != "" && (o.Owner == c.GUID || o.Actor == c.GUID) {
-			return nil
-		}
 		members, err := tx.MembersOf(o.Target)
-		if err == nil && !stand(c, members).known {
+		if err == nil && !follows(c, o, members) {
 			err = errorf(NotFound, "no operation %s", clip(id))
 		}
 		return err
@@ -90,6 +101,12 @@ func (d *Daemon) Operation(ctx context.Context, c Caller, id string) (Operation,
 		o = now
 	}
 	return public(o, c), nil
+}
+
+// follows says whether a caller may read an operation: it is his, or is about a capsule that he may know more of than that it
+// exists.
+func follows(c Caller, o store.Operation, members []Member) bool {
+	return c.admin() || c.GUID != "" && (o.Owner == c.GUID || o.Actor == c.GUID) || stand(c, members).full
 }
 
 // WaitOperation reads one operation when it has ended, or when ctx has.
@@ -122,7 +139,11 @@ func (d *Daemon) Operations(ctx context.Context, c Caller, f OperationFilter) ([
 	}
 	var list []store.Operation
 	err := d.view(ctx, func(tx *store.Tx) (err error) {
-		list, err = tx.Operations(f.Target, string(f.State), viewer, min(limit, 1000))
+		if list, err = tx.Operations(f.Target, string(f.State), viewer, min(limit, 1000)); err != nil || c.admin() {
+			return err
+		}
+		members, err := tx.Members()
+		list = slices.DeleteFunc(list, func(o store.Operation) bool { return !follows(c, o, members[o.Target]) })
 		return err
 	})
 	out := make([]Operation, 0, len(list))

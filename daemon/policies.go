@@ -60,6 +60,7 @@ func (d *Daemon) ReloadPolicies(ctx context.Context, c Caller) (list []PolicyInf
 	if err != nil {
 		return nil, err
 	}
+	ctx = context.WithoutCancel(ctx) // who gives up now would stop in the middle, with capsules closed
 	d.fenceMu.Lock()
 	err = d.fences.SetPolicies(ctx, slices.Collect(maps.Values(set)))
 	if err == nil {

@@ -144,10 +144,16 @@ func capsuleSteps() map[string][]step {
 	}
 }
 
-// limit gives a guest its grace beyond what libvirt may take.
-func (d *Daemon) limit(step string) time.Duration {
-	if step == "shutdown" {
+// ramMBPerSecond is how fast RAM is saved and read again at the slowest, on a disk that is busy.
+const ramMBPerSecond = 32
+
+// limit gives a guest its grace beyond what libvirt may take, and its RAM the time to be saved and restored.
+func (d *Daemon) limit(a *act, step string) time.Duration {
+	switch step {
+	case "shutdown":
 		return stepLimit + d.opt.StopGrace
+	case "clean-point", "restore":
+		return stepLimit + time.Duration(a.capsule.MemoryMB/ramMBPerSecond)*time.Second
 	}
 	return stepLimit
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/capsuled/capsuled/daemon/store"
@@ -104,6 +105,10 @@ type verdict struct {
 	cause string
 }
 
+// ranHeld comes before the cause of a hold. Somebody resumed the domain, or it never stood still: when an operation failed it
+// is held from that moment on, and paused by this.
+const ranHeld = "its domain ran while it was held, and was paused; it is held for: "
+
 // judge compares a record with what libvirt says. It is pure; present is false when libvirt has no such domain.
 func judge(c store.Capsule, o domain.Observed, present bool) verdict {
 	state := c.State
@@ -113,7 +118,7 @@ func judge(c store.Capsule, o domain.Observed, present bool) verdict {
 		return verdict{kind: opDelete}
 	case held(c):
 		if present && o.State == domain.Running {
-			return verdict{opHold, "its domain was resumed while it is held"}
+			return verdict{opHold, ranHeld + strings.TrimPrefix(c.Cause, ranHeld)}
 		}
 		return verdict{}
 	case (state == Shutdown || state == Failed) && runs:
@@ -276,13 +281,13 @@ func (d *Daemon) converge(ctx context.Context) error {
 const operationsKept = 30 * 24 * time.Hour
 
 // refence applies the bindings of every capsule that has one. What the records do not name is closed, and so is who has
-// data attached against its record.
+// data attached against its record. When the records cannot be read, the kernel gets what it had: no rules would be worse.
 func (d *Daemon) refence(ctx context.Context) error {
 	d.fenceMu.Lock()
 	defer d.fenceMu.Unlock()
 	var capsules []store.Capsule
 	if err := d.store.View(ctx, func(tx *store.Tx) (err error) { capsules, err = tx.Capsules(); return err }); err != nil {
-		return err
+		return errors.Join(err, d.fences.Reapply(ctx))
 	}
 	var all []firewall.Binding
 	for _, c := range capsules {

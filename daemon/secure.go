@@ -175,7 +175,9 @@ func (d *Daemon) SetCapsuleType(ctx context.Context, c Caller, id string, t Type
 	if !c.admin() {
 		return errorf(Forbidden, "only an administrator changes the type of a capsule")
 	}
-	// Under the lock of the bindings, so that nobody puts the old policy back between record and rules.
+	// Under the lock of the bindings, so that nobody puts the old policy back between record and rules; and whoever gives up
+	// meanwhile, the rules follow the record.
+	ctx = context.WithoutCancel(ctx)
 	d.fenceMu.Lock()
 	defer d.fenceMu.Unlock()
 	var capsule store.Capsule

@@ -62,7 +62,7 @@ func TestRoundTrip(t *testing.T) {
 		}
 		b.settled()
 	}
-	records, err := b.SwitchRecords(t.Context(), alice, id)
+	records, err := b.SwitchRecords(t.Context(), root, id)
 	if err != nil || len(records) != 6 {
 		t.Fatalf("%d records, %v", len(records), err)
 	}

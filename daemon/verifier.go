@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -176,6 +178,9 @@ type verdicts struct {
 	mu    sync.Mutex
 	of    map[string]checked
 	blind map[string]int // by id: how often in a row something could not be looked at
+
+	known  []store.Capsule // that were in secure mode when the records were last read
+	unread int             // how often in a row they could not be read since
 }
 
 type checked struct {
@@ -205,8 +210,11 @@ const lookLimit = 10 * time.Second
 func (d *Daemon) verifyAll(ctx context.Context) error {
 	list, others, err := d.secured(ctx)
 	if err != nil {
-		return err
+		return errors.Join(err, d.unread(ctx))
 	}
+	d.verdicts.mu.Lock()
+	d.verdicts.known, d.verdicts.unread = list, 0
+	d.verdicts.mu.Unlock()
 	if len(list) > 0 { // what can be mended is no reason to stop a researcher
 		if err := d.mendFence(ctx); err != nil {
 			d.complain(ctx, "firewall", err)
@@ -237,6 +245,35 @@ func (d *Daemon) verifyAll(ctx context.Context) error {
 	d.verdicts.of = found
 	d.verdicts.mu.Unlock()
 	return nil
+}
+
+// unread sees to the capsules in secure mode while the records cannot be read, as when they are damaged. What is not known is
+// not unsafe at once; when it lasts they are closed and paused. They are held as soon as that can be written down: the next
+// look finds another policy in force than the record asks for.
+func (d *Daemon) unread(ctx context.Context) error {
+	d.verdicts.mu.Lock()
+	d.verdicts.unread++
+	known, times := d.verdicts.known, d.verdicts.unread
+	d.verdicts.mu.Unlock()
+	if times < unmendable {
+		return nil
+	}
+	d.mu.Lock()
+	acts := slices.Collect(maps.Values(d.live))
+	d.mu.Unlock()
+	busy := map[string]bool{} // an operation sees to them, and waits for the records itself
+	for _, a := range acts {
+		a.mu.Lock()
+		busy[a.op.Target] = true
+		a.mu.Unlock()
+	}
+	var errs []error
+	for _, c := range known {
+		if !busy[c.ID] {
+			errs = append(errs, d.closeNow(ctx, c))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (d *Daemon) verifyOne(ctx context.Context, c store.Capsule, rules func(context.Context, string) (firewall.Evidence, error)) checked {

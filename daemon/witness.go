@@ -73,7 +73,8 @@ func (d *Daemon) recordPolicy(tx *store.Tx, who Caller, kind string, c store.Cap
 		State: c.State, Mode: c.Mode, Policy: name, PolicyDigest: d.digestOf(name), CleanPoint: c.CleanPoint})
 }
 
-// SwitchRecords are the records of one capsule, newest first, 1000 at most. They outlive it, for administrators.
+// SwitchRecords are the records of one capsule, newest first, 1000 at most. They outlive it, for administrators. To others
+// they do not tell what its guest could choose (see bare).
 func (d *Daemon) SwitchRecords(ctx context.Context, c Caller, id string) ([]SwitchRecord, error) {
 	var out []SwitchRecord
 	read := func(tx *store.Tx) error {
@@ -87,6 +88,9 @@ func (d *Daemon) SwitchRecords(ctx context.Context, c Caller, id string) ([]Swit
 				r = SwitchRecord{Cause: "the record cannot be read: " + err.Error()}
 			}
 			r.Seq, r.At, r.Capsule, r.Operation, r.Previous, r.Hash = row.Seq, row.At, row.Capsule, row.Operation, row.Previous, row.Hash
+			if !c.admin() {
+				r.Steps, r.Cut = bare(r.Steps), 0
+			}
 			out = append(out, r)
 		}
 		return nil

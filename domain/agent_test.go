@@ -225,6 +225,15 @@ func TestQuiet(t *testing.T) {
 	if live := virsh(t, "dumpxml", s.Name); strings.Contains(live, "<stats period=") {
 		t.Errorf("the guest is still asked: %s", live)
 	}
+	t.Run("to a host that was not told", func(t *testing.T) {
+		_, reg := metered(t)
+		got := scraped(t, reg, "the host's own figure", tells("libvirt_domain_memory_stats_rss_bytes"))
+		for _, name := range told {
+			if tells(name)(got) {
+				t.Errorf("%s of a quiet domain", name)
+			}
+		}
+	})
 	noErr(t, "loud", h.Quiet(ctx, s.ID, false))
 	if live := virsh(t, "dumpxml", s.Name); !strings.Contains(live, "<stats period='10'/>") {
 		t.Errorf("the guest is not asked: %s", live)

@@ -21,6 +21,10 @@ type Inspection struct {
 	LiveHash    string
 	DefinedHash string
 
+	// Ejected names in words the devices of the definition that the live domain has no longer, for its guest put them out:
+	// it writes into the hash by that.
+	Ejected []string
+
 	GenerationID   string // of the live domain, else of the definition
 	HasSnapshots   bool
 	HasManagedSave bool
@@ -78,16 +82,17 @@ func inspect(d *libvirt.Domain) (in Inspection, err error) {
 		return in, err
 	}
 	in.State, in.Reason = translate(state, reason)
+	var defined, live *node
 	if persistent, err := d.IsPersistent(); err != nil {
 		return in, err
 	} else if persistent {
-		if in.Defined, in.DefinedHash, err = describe(d, libvirt.DOMAIN_XML_INACTIVE, &in.GenerationID); err != nil {
+		if in.Defined, in.DefinedHash, defined, err = describe(d, libvirt.DOMAIN_XML_INACTIVE, &in.GenerationID); err != nil {
 			return in, err
 		}
 	}
 	if in.State != Off {
 		// One that ended since then gives its definition under this name: look at the state again.
-		if in.Live, in.LiveHash, err = describe(d, 0, &in.GenerationID); err != nil {
+		if in.Live, in.LiveHash, live, err = describe(d, 0, &in.GenerationID); err != nil {
 			return in, err
 		}
 		active, err := d.IsActive()
@@ -97,6 +102,7 @@ func inspect(d *libvirt.Domain) (in Inspection, err error) {
 		if !active {
 			return in, fmt.Errorf("%w: it ended meanwhile", ErrBusy)
 		}
+		in.Ejected = ejected(defined, live)
 	}
 	snapshots, err := d.SnapshotNum(0)
 	if err != nil {
@@ -108,24 +114,52 @@ func inspect(d *libvirt.Domain) (in Inspection, err error) {
 }
 
 // describe reads one of a domain's two documents. Without the secure flag there is no password in it.
-func describe(d *libvirt.Domain, flags libvirt.DomainXMLFlags, generation *string) (*Devices, string, error) {
+func describe(d *libvirt.Domain, flags libvirt.DomainXMLFlags, generation *string) (*Devices, string, *node, error) {
 	doc, err := d.GetXMLDesc(flags)
 	if err != nil {
-		return nil, "", err
+		return nil, "", nil, err
 	}
 	x, err := parseDomain(doc)
 	if err != nil {
-		return nil, "", err
+		return nil, "", nil, err
 	}
 	n, err := parseNode(doc)
 	if err != nil {
-		return nil, "", err
+		return nil, "", nil, err
 	}
 	if x.GenID != nil {
 		*generation = x.GenID.Value
 	}
 	seen := devicesOf(x, n)
-	return seen, n.stillHash(), nil
+	return seen, n.stillHash(), n, nil
+}
+
+// ejected names the devices, disks and interfaces apart, that stand behind a port from which a guest can put them out, and
+// that libvirt then takes out of the live document.
+func ejected(defined, live *node) []string {
+	if defined == nil || live == nil {
+		return nil
+	}
+	there := func(domain *node) map[string]string {
+		found := map[string]string{}
+		if devices := domain.kid("devices"); devices != nil {
+			for _, k := range devices.kids {
+				if k.name == "rng" || k.name == "channel" || k.name == "controller" && k.at("@type") == "virtio-serial" {
+					found[k.name] = words(k)
+				}
+			}
+		}
+		return found
+	}
+	now := there(live)
+	var gone []string
+	was := there(defined)
+	for _, name := range sortedKeys(was) {
+		if _, ok := now[name]; !ok {
+			gone = append(gone, was[name])
+		}
+	}
+	return gone
 }
 
 func devicesOf(x *libvirtxml.Domain, n *node) *Devices {

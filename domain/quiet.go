@@ -8,8 +8,8 @@ import (
 
 // Quiet says whether a domain's guest may put numbers of its choice into the metrics: the balloon's, which tell its
 // memory use. While a domain is quiet its guest is not asked for them, and none are exported. It is idempotent, and
-// holds for a domain that is off, and for its next process, until it is called again; a new Host knows of no quiet
-// domain. An error means that the guest may still be asked; nothing is exported in any case.
+// holds for a domain that is off, and for its next process, until it is called again; a new Host knows of quiet domains
+// by the processes that are not asked. An error means that the guest may still be asked; nothing is exported in any case.
 func (h *Host) Quiet(ctx context.Context, id ID, quiet bool) error {
 	h.metrics.setQuiet(id, quiet)
 	period := balloonPeriod
@@ -25,6 +25,7 @@ func (h *Host) Quiet(ctx context.Context, id ID, quiet bool) error {
 		if active, err := d.IsActive(); err != nil || !active {
 			return err
 		}
+		defer h.metrics.forget(id) // no event tells of it
 		return d.SetMemoryStatsPeriod(period, libvirt.DOMAIN_MEM_LIVE)
 	})
 }

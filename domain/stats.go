@@ -31,6 +31,7 @@ type facts struct {
 	arch       string
 	disks      []diskFacts
 	interfaces []interfaceFacts
+	asked      bool // whether its guest is asked for its memory figures
 }
 
 type diskFacts struct{ kind, cache, discard, driver, format, serial, source, bus, target string }
@@ -125,7 +126,7 @@ func (h *Host) readStats() ([]prometheus.Metric, error) {
 			s := &all[i]
 			if f, id, ok := h.factsOf(s.Domain, seen); ok {
 				count++
-				series = append(series, domainMetrics(f, s, h.metrics.isQuiet(id))...)
+				series = append(series, domainMetrics(f, s, !f.asked || h.metrics.isQuiet(id))...)
 			}
 			_ = s.Domain.Free()
 		}
@@ -175,6 +176,10 @@ func readFacts(d *libvirt.Domain) (facts, error) {
 	if x.Devices == nil {
 		return f, nil
 	}
+	// A guest that is not asked can leave figures all the same, and what a process before this one knew is forgotten:
+	// libvirt remembers who is asked.
+	b := x.Devices.MemBalloon
+	f.asked = b != nil && b.Stats != nil && b.Stats.Period > 0
 	for _, disk := range x.Devices.Disks {
 		f.disks = append(f.disks, factsOfDisk(disk))
 	}

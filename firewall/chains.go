@@ -119,6 +119,18 @@ func (c *Chains) Apply(ctx context.Context, all []Binding) error {
 	return c.all(ctx, before, "apply")
 }
 
+// Reapply makes the kernel have once more what it was given last, for who cannot say what it should have now. Before the
+// first Apply it returns ErrInvalid.
+func (c *Chains) Reapply(ctx context.Context) error {
+	defer c.metrics.time("reapply")()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.applied {
+		return fmt.Errorf("firewall: reapply: %w: the whole set was never applied", ErrInvalid)
+	}
+	return c.all(ctx, c.want, "reapply")
+}
+
 // all makes the kernel have what is wanted, whatever it had before.
 func (c *Chains) all(ctx context.Context, before wanted, verb string) error {
 	generation, err := c.tables.generation()

@@ -285,6 +285,24 @@ func TestDriftIsNoticedAndRepaired(t *testing.T) {
 	}
 }
 
+// Who cannot say what should be has back what was.
+func TestReapply(t *testing.T) {
+	o := options("192.168.53.0/24")
+	c := fresh(t, o)
+	if err := c.Reapply(t.Context()); !errors.Is(err, ErrInvalid) {
+		t.Errorf("before the first Apply: %v", err)
+	}
+	apply(t, t.Context(), c, bindings(o, 6))
+	before := kernel(t, t.Context())
+	run(t, t.Context(), "nft", "flush", "ruleset")
+	if err := c.Reapply(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, kernel(t, t.Context())); diff != "" {
+		t.Errorf("after repair (-before +after):\n%s", diff)
+	}
+}
+
 // A single change puts the jumps first again too: it must never open a tap behind a flushed table.
 func TestPutSeesFlushedTable(t *testing.T) {
 	o := options("192.168.53.0/24")

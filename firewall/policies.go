@@ -12,8 +12,8 @@ import (
 // SetPolicies replaces the loaded policies. Bindings of a policy that says something else now are shut, their
 // connections cut, and opened again under the new one; those of others lose no packet. It changes nothing and
 // returns ErrInvalid if a policy cannot be compiled, or if one is missing that a binding names. If the host
-// refuses, the bindings that were to change are Closed, and the next Apply or Put makes up for it. Before the
-// first Apply it only notes the policies. It is idempotent.
+// refuses, the policies are those from before, the bindings that were to change are Closed, and the next Apply or Put makes
+// up for it. Before the first Apply it only notes the policies. It is idempotent.
 func (c *Chains) SetPolicies(ctx context.Context, list []policy.Policy) error {
 	defer c.metrics.time("policies")()
 	policies, err := c.opt.load(list)
@@ -40,6 +40,7 @@ func (c *Chains) SetPolicies(ctx context.Context, list []policy.Policy) error {
 			c.want = c.want.with(b.closed())
 		}
 	}
+	c.want.policies = before.policies // what failed does not come about by the next change
 	c.metrics.count(c.want)
 	c.show()
 	return err

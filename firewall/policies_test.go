@@ -279,7 +279,8 @@ func TestChangedPolicyCuts(t *testing.T) {
 	}
 }
 
-// When a layer refuses the new policies, what was to change is closed, and the next Apply makes up for it.
+// When a layer refuses the new policies, what was to change is closed, and the next Apply makes up for it, with the policies
+// from before: who asked was told that it failed.
 func TestRefusedPoliciesClose(t *testing.T) {
 	o := guarded("192.168.53.0/24")
 	for _, program := range []string{"iptables-restore", "nft", "iptables-save"} {
@@ -289,6 +290,10 @@ func TestRefusedPoliciesClose(t *testing.T) {
 			all := bindings(o, 2)
 			all[0].Policy = narrow.Name
 			apply(t, t.Context(), c, all)
+			before, err := c.Inspect(t.Context(), all[0].Tap)
+			if err != nil {
+				t.Fatal(err)
+			}
 			looser := narrow
 			looser.Rules = []policy.Rule{{Direction: policy.Out}}
 			mend := breakProgram(t, program)
@@ -303,6 +308,13 @@ func TestRefusedPoliciesClose(t *testing.T) {
 				t.Errorf("its neighbour should be %q", got)
 			}
 			apply(t, t.Context(), c, all)
+			ev, err := c.Inspect(t.Context(), all[0].Tap)
+			if err != nil || ev.Policy != narrow.Name || len(ev.Differences) > 0 {
+				t.Errorf("under %q, %v, %v", ev.Policy, ev.Differences, err)
+			}
+			if d := cmp.Diff(before.Kernel, ev.Kernel); d != "" {
+				t.Errorf("not the rules from before: %s", d)
+			}
 		})
 	}
 }
