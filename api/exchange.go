@@ -20,6 +20,7 @@ type exchange struct {
 	quiet  bool
 	caller daemon.Caller
 	peer   *peer
+	fail   func(http.ResponseWriter, *http.Request, error) // answers in the dialect of the path
 }
 
 type exchangeKey struct{}
@@ -56,7 +57,7 @@ func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 // track is around every request: its id, the headers that every reply has, recovery from panics, log and metrics.
 func (s *Server) track(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
-	x := &exchange{route: "unknown", peer: peerOf(r.Context())}
+	x := &exchange{route: "unknown", peer: peerOf(r.Context()), fail: s.fail}
 	x.id = requestID(r, x.peer)
 	r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
 	rec := &recorder{ResponseWriter: w}
@@ -80,7 +81,7 @@ func (s *Server) track(w http.ResponseWriter, r *http.Request) {
 				slog.Any("cause", cause), slog.String("stack", string(debug.Stack())))
 		}
 		if cause != nil && rec.status == 0 {
-			s.fail(rec, r, &daemon.Error{Code: daemon.Internal})
+			x.fail(rec, r, &daemon.Error{Code: daemon.Internal})
 			cause = nil
 		}
 		s.record(r, x, rec, time.Since(began))

@@ -39,16 +39,21 @@ func (s *Server) speak(w http.ResponseWriter, r *http.Request, f dialect.Family)
 		limit.Stop()
 		return ctx, &patientReader{body: r.Body, on: http.NewResponseController(w)}
 	}
+	x.fail = func(w http.ResponseWriter, _ *http.Request, err error) {
+		no := s.refusalOf(req.Request, err)
+		p := f.Fault(req, no)
+		p.Header = merged(p.Header, no.Header)
+		w.Header().Set(wire.ErrorCodeHeader, string(no.Code))
+		s.logFailure(req.Request, p.Status, no.Code, err)
+		send(w, req.Request, p)
+	}
 	p, err := s.ask(req, f)
 	if req.Route != "" {
 		x.route = req.Route
 	}
 	if err != nil {
-		no := s.refusalOf(req.Request, err)
-		p = f.Fault(req, no)
-		p.Header = merged(p.Header, no.Header)
-		w.Header().Set(wire.ErrorCodeHeader, string(no.Code))
-		s.logFailure(req.Request, p.Status, no.Code, err)
+		x.fail(w, req.Request, err)
+		return
 	}
 	send(w, req.Request, p)
 }
