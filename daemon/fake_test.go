@@ -42,7 +42,8 @@ type machine struct {
 	looking  atomic.Int64         // how often the rules were asked for
 	older    map[domain.ID]bool   // launched by an older version
 	frozen   map[domain.ID]bool   // whose guest writes nothing
-	quiet    map[domain.ID]bool   // whose guest is asked for no figures; a new daemon has forgotten it
+	shelf
+	quiet map[domain.ID]bool // whose guest is asked for no figures; a new daemon has forgotten it
 }
 
 type fakeDomain struct {
@@ -70,7 +71,7 @@ const (
 var errInjected = errors.New("injected")
 
 func newMachine() *machine {
-	return &machine{
+	return &machine{shelf: newShelf(),
 		events: make(chan domain.Event, 64), domains: map[domain.ID]*fakeDomain{}, leases: map[string]domain.Lease{},
 		bindings: map[string]firewall.Binding{}, wanted: map[string]bool{}, dirs: map[string]map[string]imagestore.File{},
 		images: map[imagestore.Digest]imagestore.Image{}, sources: map[string]imagestore.Image{},
