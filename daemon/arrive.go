@@ -35,7 +35,7 @@ func (d *Daemon) arriving(kind, name string, bring func(*act, context.Context) e
 func (d *Daemon) finishing() *procedure {
 	p := d.arriving(opImageFinish, "finish", (*act).finishUpload)
 	p.after = func(a *act) {
-		if a.image.Upload != "" {
+		if a.image.Upload != "" && !a.op.Ended.IsZero() { // else the daemon is stopping, and the next one needs it
 			a.d.dropUpload(a.image.Upload)
 		}
 	}

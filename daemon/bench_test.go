@@ -27,7 +27,7 @@ var (
 
 // bench is a daemon over a machine; both the records and the machine outlive the daemon, as in life.
 type bench struct {
-	t       *testing.T
+	t       testing.TB
 	db      *store.DB
 	path    string // of the records
 	machine *machine
@@ -39,7 +39,7 @@ type bench struct {
 	done chan error
 }
 
-func newBench(t *testing.T, opt func(*daemon.Options)) *bench {
+func newBench(t testing.TB, opt func(*daemon.Options)) *bench {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "capsuled.db")
 	db, err := store.Open(t.Context(), path)

@@ -49,9 +49,13 @@ func (k *catalog) read(ctx context.Context) (*snapshot, error) {
 		return s, nil
 	}
 	oldest := time.Now().Add(-tombstonesKept)
+	after := oldest
+	if s.version > 0 { // what is in the catalog may have gone long ago, if nobody has asked since
+		after = time.Unix(0, 0)
+	}
 	var changed []store.Image
 	if err := k.store.View(ctx, func(tx *store.Tx) (err error) {
-		changed, err = tx.ImagesChanged(s.version, oldest)
+		changed, err = tx.ImagesChanged(s.version, after)
 		return err
 	}); err != nil {
 		return nil, classify(err)
@@ -67,12 +71,15 @@ func (s *snapshot) with(changed []store.Image, version int64, oldest time.Time) 
 	maps.Copy(next.byID, s.byID)
 	var fresh []*Image
 	for _, r := range changed {
-		i := publicImage(r)
-		if next.byID[r.ID] == nil {
+		next.version = max(next.version, r.Version)
+		i, known := publicImage(r), next.byID[r.ID] != nil
+		if !known && !r.DeletedAt.IsZero() && r.DeletedAt.Before(oldest) {
+			continue
+		}
+		if !known {
 			fresh = append(fresh, &i)
 		}
 		next.byID[r.ID] = &i
-		next.version = max(next.version, r.Version)
 	}
 	slices.SortFunc(fresh, newestFirst)
 	next.list = make([]*Image, 0, len(s.list)+len(fresh))
