@@ -100,7 +100,7 @@ func (c claims) caller() (daemon.Caller, error) {
 	}
 	// Roles that mean nothing here may mean something elsewhere; they are dropped, not refused.
 	roles := slices.DeleteFunc(slices.Clone(c.Roles), func(r string) bool {
-		return r != daemon.RoleAdmin && r != daemon.RoleMetrics
+		return r != daemon.RoleAdmin && r != daemon.RoleMetrics && r != daemon.RolePeer
 	})
 	return daemon.Caller{GUID: guid, Email: c.Email, Project: c.Project, Roles: roles}, nil
 }

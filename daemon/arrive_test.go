@@ -12,20 +12,20 @@ import (
 
 // porter is a machine on which something happens between the arrival of an image's bytes and the caller's knowing of it.
 type porter struct {
-	*machine
+	imagesOf
 	arrived func() // called once, after the first import
 	once    sync.Once
 }
 
 func (p *porter) Import(ctx context.Context, path string, progress imagestore.Progress) (imagestore.Image, error) {
-	i, err := p.machine.Import(ctx, path, progress)
+	i, err := p.imagesOf.Import(ctx, path, progress)
 	p.once.Do(p.arrived)
 	return i, err
 }
 
 func arriving(t *testing.T) (*bench, *porter) {
 	p := &porter{}
-	return newBench(t, func(o *daemon.Options) { p.machine = o.Images.(*machine); o.Images = p }), p
+	return newBench(t, func(o *daemon.Options) { p.imagesOf = o.Images.(imagesOf); o.Images = p }), p
 }
 
 // TestSweepDuringImport: bytes that have arrived and have no record yet are no litter.

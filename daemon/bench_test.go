@@ -27,18 +27,19 @@ var (
 
 // bench is a daemon over a machine; both the records and the machine outlive the daemon, as in life.
 type bench struct {
-	t       *testing.T
+	t       testing.TB
 	db      *store.DB
 	path    string // of the records
 	machine *machine
 	opt     func(*daemon.Options)
 
 	*daemon.Daemon
+	life context.Context // ends when the daemon is killed
 	stop context.CancelFunc
 	done chan error
 }
 
-func newBench(t *testing.T, opt func(*daemon.Options)) *bench {
+func newBench(t testing.TB, opt func(*daemon.Options)) *bench {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "capsuled.db")
 	db, err := store.Open(t.Context(), path)
@@ -77,7 +78,8 @@ func (b *bench) launch() (ready chan struct{}) {
 		VNCListen: netip.MustParseAddr("127.0.0.1"),
 		Quota:     daemon.Quota{CPUs: 4, MemoryMB: 4096, DiskGB: 100, Images: 5}, VolumeGB: 10, SpoolGB: 10,
 		StopGrace: time.Second, Patience: time.Nanosecond, ReconcileEvery: time.Hour,
-		Store: b.db, Hypervisor: b.machine, Domains: b.machine, Fences: fencesOf{b.machine}, Files: b.machine, Images: b.machine,
+		Store: b.db, Hypervisor: b.machine, Domains: b.machine, Fences: fencesOf{b.machine}, Files: b.machine, Images: imagesOf{b.machine},
+		CollectEvery: time.Hour, FetchRules: imagestore.FetchRules{Allow: []string{"images.example.org"}},
 		Disconnect: b.machine.disconnect, CutConsoles: true, RotatePassword: true, VerifyEvery: time.Hour, Policies: b.machine.policyFiles,
 		Log: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
 	}
@@ -90,6 +92,7 @@ func (b *bench) launch() (ready chan struct{}) {
 	}
 	var ctx context.Context
 	ctx, b.stop = context.WithCancel(context.Background())
+	b.life = ctx
 	b.Daemon, b.done, ready = d, make(chan error, 1), make(chan struct{})
 	go func() {
 		b.done <- d.Run(ctx, func(r daemon.Readiness) {
@@ -171,6 +174,7 @@ func code(err error) daemon.Code {
 func (b *bench) settled() {
 	b.t.Helper()
 	b.idle()
+	b.shelved()
 	var capsules []store.Capsule
 	var ports map[int]bool
 	var addresses map[string]bool

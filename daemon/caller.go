@@ -10,7 +10,7 @@ type Caller struct {
 	GUID    string // the user; never empty for a verified caller
 	Email   string
 	Project string
-	Roles   []string // from the token: "admin", "metrics"
+	Roles   []string // from the token: "admin", "metrics", "peer"
 	Local   bool     // came over the unix socket with trusted peer credentials; such a caller is an administrator
 	From    string   // where from, for the audit record: an address, or "unix:uid=0"
 	Request string   // request id
@@ -22,6 +22,7 @@ type Caller struct {
 const (
 	RoleAdmin   = "admin"   // may act on everything
 	RoleMetrics = "metrics" // may read /metrics
+	RolePeer    = "peer"    // another host, by the name that is its guid: may say that it has an image
 )
 
 // HasRole reports whether the caller's token carries role; a local caller has every role.

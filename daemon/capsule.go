@@ -22,6 +22,7 @@ const (
 
 	SwitchToSecurePending      State = "SWITCH_TO_SECURE_PENDING"
 	SwitchToMaintenancePending State = "SWITCH_TO_MAINTENANCE_PENDING"
+	ImageSharePending          State = "IMAGE_SHARE_PENDING" // an image is being made of its disk
 )
 
 // hidden says which states no caller sees: the capsule is on its way out.

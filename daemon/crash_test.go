@@ -22,6 +22,34 @@ var deeds = map[string]func(*bench) func() (daemon.Operation, error){
 		id := b.image()
 		return func() (daemon.Operation, error) { return b.DeleteImage(b.t.Context(), root, id) }
 	},
+	"image-fetch": func(b *bench) func() (daemon.Operation, error) {
+		b.machine.urls[sourceURL] = "QFI fetched"
+		return func() (daemon.Operation, error) {
+			_, op, err := b.AddImage(b.life, alice, daemon.NewImage{Name: "guest", URL: sourceURL})
+			return op, err
+		}
+	},
+	"image-finish": func(b *bench) func() (daemon.Operation, error) {
+		return func() (daemon.Operation, error) { return b.send(b.life, alice, "guest", "some ", "bytes") }
+	},
+	"image-share": func(b *bench) func() (daemon.Operation, error) {
+		id := b.create(alice, b.image())
+		return func() (daemon.Operation, error) {
+			_, op, err := b.ShareCapsule(b.life, alice, daemon.NewShare{Capsule: id, Name: "shared"})
+			return op, err
+		}
+	},
+	"image-verify": func(b *bench) func() (daemon.Operation, error) {
+		id := b.image()
+		return func() (daemon.Operation, error) { return b.VerifyImage(b.life, root, id) }
+	},
+	"image-purge": func(b *bench) func() (daemon.Operation, error) {
+		id := b.image()
+		if _, err := b.RequestImageDelete(b.life, root, id); err != nil {
+			b.t.Fatal(err)
+		}
+		return func() (daemon.Operation, error) { return b.PurgeImage(b.life, root, id) }
+	},
 	"create": func(b *bench) func() (daemon.Operation, error) {
 		image := b.image()
 		return func() (daemon.Operation, error) {

@@ -74,12 +74,18 @@ func (d *Daemon) roomFor(n NewCapsule) error {
 
 // draft claims everything that a capsule needs, within the transaction that writes its record.
 func (d *Daemon) draft(tx *store.Tx, c Caller, n NewCapsule) (store.Capsule, error) {
-	image, err := visibleImage(tx, c, n.ImageID)
+	image, err := knownImage(tx, c, n.ImageID)
+	if err == nil && !image.DeletedAt.IsZero() {
+		err = errorf(NotFound, "no image %s", n.ImageID)
+	}
 	if err != nil {
 		return store.Capsule{}, err
 	}
 	if image.State != ImageActive {
 		return store.Capsule{}, errorf(Conflict, "image %s is %s: only an ACTIVE image can be used", image.ID, image.State)
+	}
+	if n.MemoryMB < image.MinRAMMB {
+		return store.Capsule{}, errorf(Invalid, "memory is %d: image %s needs %d (MB)", n.MemoryMB, image.ID, image.MinRAMMB)
 	}
 	if err := tx.PutUser(c.GUID, c.Email); err != nil {
 		return store.Capsule{}, err

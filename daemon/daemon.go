@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"time"
 
@@ -91,6 +93,15 @@ type files interface {
 
 type images interface {
 	Import(ctx context.Context, path string, p imagestore.Progress) (imagestore.Image, error)
+	Fetch(context.Context, imagestore.Fetch, imagestore.Progress) (imagestore.Image, error)
+	Flatten(ctx context.Context, key string, c imagestore.Clean, p imagestore.Progress) (imagestore.Image, error)
+	BeginUpload(ctx context.Context, size int64, sum imagestore.Digest) (imagestore.UploadID, error)
+	AppendUpload(ctx context.Context, id imagestore.UploadID, offset int64, r io.Reader) (received int64, err error)
+	FinishUpload(context.Context, imagestore.UploadID, imagestore.Progress) (imagestore.Image, error)
+	AbortUpload(context.Context, imagestore.UploadID) error
+	Uploads(context.Context) ([]imagestore.Upload, error)
+	Open(context.Context, imagestore.Digest) (*os.File, imagestore.Image, error)
+	Verify(context.Context, imagestore.Digest, imagestore.Progress) error
 	Stat(context.Context, imagestore.Digest) (imagestore.Image, error)
 	Remove(context.Context, imagestore.Digest) error
 	Sweep(ctx context.Context, images map[imagestore.Digest]bool, keys map[string]bool) ([]string, error)
@@ -132,6 +143,12 @@ type Options struct {
 	CutConsoles    bool                            // entering secure mode throws viewers out
 	// Disconnect ends the connections to local TCP ports and says how many there were; nil means firewall.Disconnect.
 	Disconnect func(ctx context.Context, ports ...uint16) (int, error)
+
+	FetchRules   imagestore.FetchRules // where images may be fetched from; no host in Allow means from nowhere
+	Clean        imagestore.Clean      // what does not travel with the image of a capsule
+	Peers        []string              // names of other hosts that must have a shared image before it is ACTIVE
+	CollectEvery time.Duration         // how often deleted images are looked after; 0 means 1 min
+	KeepDeleted  time.Duration         // how long they keep their bytes; 0 means for no time
 
 	Patience       time.Duration // how long a step waits for libvirt to come back; 0 means two minutes
 	ReconcileEvery time.Duration // a full pass without any event; 0 means 30 s
@@ -181,6 +198,8 @@ type Daemon struct {
 	leaseMu sync.Mutex
 
 	arrivals arrivals
+	appends  claims
+	catalog  catalog
 	verdicts verdicts
 	proofs   chan struct{} // bounds how many callers look at the kernel at once
 
@@ -207,7 +226,7 @@ func New(opt Options) (*Daemon, error) {
 	for _, wait := range []struct {
 		value *time.Duration
 		usual time.Duration
-	}{{&opt.VerifyEvery, 5 * time.Second}, {&opt.MountWait, 20 * time.Second}, {&opt.FlushWait, 5 * time.Second}} {
+	}{{&opt.VerifyEvery, 5 * time.Second}, {&opt.CollectEvery, time.Minute}, {&opt.MountWait, 20 * time.Second}, {&opt.FlushWait, 5 * time.Second}} {
 		*wait.value = cmp.Or(*wait.value, wait.usual)
 	}
 	if opt.Disconnect == nil {
@@ -231,6 +250,8 @@ func New(opt Options) (*Daemon, error) {
 		proofs:    make(chan struct{}, 2),
 		verdicts:  verdicts{of: map[string]checked{}, blind: map[string]int{}},
 		arrivals:  arrivals{named: map[string]imagestore.Digest{}},
+		appends:   claims{held: map[string]bool{}},
+		catalog:   catalog{store: opt.Store},
 		failures:  map[string]failure{},
 		starting:  "the daemon is starting",
 	}
@@ -267,6 +288,7 @@ func (d *Daemon) Run(ctx context.Context, say func(Readiness)) error {
 	d.log.LogAttrs(ctx, slog.LevelInfo, "ready")
 	say(Readiness{Ready: true})
 	d.acts.Go(func() { d.watchSecure(ctx) })
+	d.acts.Go(func() { d.collectLoop(ctx) })
 	d.reconcileLoop(ctx)
 	return nil
 }

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/capsuled/capsuled/daemon/store"
+	"github.com/capsuled/capsuled/imagestore"
 )
 
 // step is one idempotent part of a procedure. A step may be run again after a crash at any point of it.
@@ -36,6 +36,8 @@ type procedure struct {
 	// step that was journalled last, and an undo ends where it fails.
 	ordered bool
 	after   func(*act) // once it has ended
+	// cancellable is a procedure that may be given up by those who wanted it (CancelOperation).
+	cancellable bool
 }
 
 const stepLimit = 3 * time.Minute
@@ -44,8 +46,9 @@ const stepLimit = 3 * time.Minute
 type act struct {
 	d       *Daemon
 	proc    *procedure
-	capsule store.Capsule // for procedures on capsules
-	image   store.Image   // for procedures on images
+	capsule store.Capsule    // for procedures on capsules
+	image   store.Image      // for procedures on images
+	got     imagestore.Image // what came of the image
 	ended   chan struct{}
 
 	proof    Proof  // what the last look at kernel and libvirt found
@@ -55,8 +58,11 @@ type act struct {
 	// pointBefore is the id of the clean point that there was before the steps; one of them may give it up.
 	pointBefore string
 
-	mu sync.Mutex // guards op
-	op store.Operation
+	interrupt context.CancelCauseFunc // ends the steps, and not what takes them back
+
+	mu      sync.Mutex // guards what follows
+	op      store.Operation
+	through bool // its steps have ended
 }
 
 // newOperation is the journal entry of an act that has not begun.
@@ -80,8 +86,11 @@ func (d *Daemon) start(op store.Operation) {
 		return
 	}
 	d.live[op.ID] = a
+	var work context.Context
+	work, a.interrupt = context.WithCancelCause(ctx)
 	d.acts.Go(func() {
-		a.run(ctx)
+		defer a.interrupt(nil)
+		a.run(ctx, work)
 		d.mu.Lock()
 		delete(d.live, op.ID)
 		d.mu.Unlock()
@@ -127,20 +136,22 @@ func (d *Daemon) resume(ctx context.Context) error {
 }
 
 // run does the steps in order and writes what came of them. When the daemon itself is stopping the operation
-// stays open, for the next start to take up.
-func (a *act) run(ctx context.Context) {
+// stays open, for the next start to take up. The steps run on work, which ends earlier when they are cancelled.
+func (a *act) run(ctx, work context.Context) {
 	if a.proc.hold != nil {
 		defer a.proc.hold(a)()
 	}
 	began := time.Now()
+	a.mu.Lock()
 	cause := a.failedBefore()
+	a.through = cause != nil
+	a.mu.Unlock()
 	if cause == nil {
-		if err := a.steps(ctx); err != nil {
-			cause = classify(err)
-		}
+		err := a.steps(work)
 		if ctx.Err() != nil {
 			return
 		}
+		cause = a.concluded(err)
 	}
 	if cause != nil {
 		a.undo(ctx, cause)
@@ -177,10 +188,13 @@ func (a *act) attrs(more ...slog.Attr) []slog.Attr {
 	return append([]slog.Attr{slog.String("operation", a.op.ID), slog.String("kind", a.op.Kind), slog.String("target", a.op.Target)}, more...)
 }
 
-// failedBefore is why an operation failed whose undo a restart cut short.
+// failedBefore is why an operation failed whose undo a restart cut short, or that was cancelled. mu is held.
 func (a *act) failedBefore() *Error {
 	if a.op.Code == "" {
 		return nil
+	}
+	if a.op.Detail == a.op.Cause {
+		return &Error{Code: Code(a.op.Code), Message: a.op.Cause}
 	}
 	return &Error{Code: Code(a.op.Code), Message: a.op.Cause, Err: errors.New(a.op.Detail)}
 }
@@ -275,6 +289,9 @@ func (a *act) patiently(ctx context.Context, name string, do func(*act, context.
 		if err == nil || ctx.Err() != nil || classify(err).Code != Unavailable || time.Now().After(deadline) {
 			return err
 		}
+		if errors.Is(err, imagestore.ErrSource) { // somebody else's server is not asked again by itself
+			return err
+		}
 		if text := err.Error(); text != said {
 			said = text
 			a.d.log.LogAttrs(ctx, slog.LevelWarn, "step waits", a.attrs(slog.String("step", name), slog.String("error", text))...)
@@ -291,50 +308,6 @@ func within(ctx context.Context, limit time.Duration, do func(context.Context) e
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	return do(ctx)
-}
-
-// journal writes, before a step runs, that it is about to.
-func (a *act) journal(ctx context.Context, i int) error {
-	a.mu.Lock()
-	a.op.Step = a.proc.steps[i].name
-	a.op.Steps = slices.Clone(a.op.Steps)
-	a.op.Steps[i] = store.Step{Name: a.op.Step, State: "running", Note: a.op.Steps[i].Note}
-	a.op.Progress = 100 * i / len(a.proc.steps)
-	op := a.op
-	a.mu.Unlock()
-	return a.d.store.Update(ctx, func(tx *store.Tx) error { return tx.UpdateOperation(op) })
-}
-
-// note remembers how a step ended; the next journal entry writes it down.
-func (a *act) note(i int, state string, took time.Duration) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.op.Steps = slices.Clone(a.op.Steps)
-	a.op.Steps[i].State = state
-	if took > 0 {
-		a.op.Steps[i].Seconds = took.Seconds()
-	}
-}
-
-// say notes what the step under way found, for the operation and for the record of the switch.
-func (a *act) say(format string, args ...any) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.op.Steps = slices.Clone(a.op.Steps)
-	if i := slices.IndexFunc(a.op.Steps, func(s store.Step) bool { return s.Name == a.op.Step }); i >= 0 {
-		a.op.Steps[i].Note = fmt.Sprintf(format, args...)
-	}
-}
-
-// progress tells how far the step under way is, done of total; it is not written to disk.
-func (a *act) progress(done, total int64) {
-	if total <= 0 {
-		return
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	i := slices.IndexFunc(a.op.Steps, func(s store.Step) bool { return s.Name == a.op.Step })
-	a.op.Progress = int((float64(i) + float64(done)/float64(total)) * 100 / float64(len(a.op.Steps)))
 }
 
 // conclude writes the outcome: of the record, the operation and the audit trail, in one transaction.
@@ -372,25 +345,4 @@ func (a *act) conclude(ctx context.Context, cause *Error) error {
 		a.mu.Unlock()
 	}
 	return err
-}
-
-// auditRow is an audit row of now.
-func auditRow(actor, origin, request, action, target, outcome, detail string) store.Act {
-	return store.Act{At: time.Now(), Actor: actor, Origin: origin, Request: request, Action: action, Target: target, Outcome: outcome, Detail: detail}
-}
-
-// argument reads what a procedure was given beyond the record.
-func argument[T any](a *act) (v T, err error) {
-	if err := json.Unmarshal([]byte(a.op.Argument), &v); err != nil {
-		return v, fmt.Errorf("daemon: argument of operation %s: %w", a.op.ID, err)
-	}
-	return v, nil
-}
-
-func encode(v any) string {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic(err) // only plain structs of ours come here
-	}
-	return string(b)
 }

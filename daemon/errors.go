@@ -58,8 +58,14 @@ var classes = []struct {
 	code    Code
 	message string
 }{
+	{imagestore.ErrUnsupported, Unsupported, ""}, // before ErrInvalid, which it comes with
+	{imagestore.ErrDigest, Invalid, ""},
 	{imagestore.ErrInvalid, Invalid, ""},
 	{imagestore.ErrExhausted, Exhausted, ""},
+	{imagestore.ErrConflict, Conflict, ""},
+	{imagestore.ErrInUse, Busy, "somebody else holds it; try again"},
+	{imagestore.ErrSource, Unavailable, ""}, // before the ends of contexts, which it may come with
+	{imagestore.ErrCorrupt, Internal, ""},   // what was found is for who asked
 	{domain.ErrExhausted, Exhausted, ""},
 	{store.ErrFull, Exhausted, "the host's disk is full"},
 	{domain.ErrUnsupported, Unsupported, ""},

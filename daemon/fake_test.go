@@ -43,7 +43,8 @@ type machine struct {
 	older    map[domain.ID]bool   // launched by an older version
 	consoles map[domain.ID]string // passwords that consoles have
 	frozen   map[domain.ID]bool   // whose guest writes nothing
-	quiet    map[domain.ID]bool   // whose guest is asked for no figures; a new daemon has forgotten it
+	shelf
+	quiet map[domain.ID]bool // whose guest is asked for no figures; a new daemon has forgotten it
 }
 
 type fakeDomain struct {
@@ -71,7 +72,7 @@ const (
 var errInjected = errors.New("injected")
 
 func newMachine() *machine {
-	return &machine{
+	return &machine{shelf: newShelf(),
 		events: make(chan domain.Event, 64), domains: map[domain.ID]*fakeDomain{}, leases: map[string]domain.Lease{},
 		bindings: map[string]firewall.Binding{}, wanted: map[string]bool{}, dirs: map[string]map[string]imagestore.File{},
 		images: map[imagestore.Digest]imagestore.Image{}, sources: map[string]imagestore.Image{},

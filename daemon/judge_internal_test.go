@@ -3,6 +3,7 @@ package daemon
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/capsuled/capsuled/daemon/store"
@@ -120,7 +121,7 @@ func TestNoStateIsADeadEnd(t *testing.T) {
 		}
 	}
 	for kind := range procedures {
-		if _, ok := moves[kind]; !ok && kind != opImageAdd && kind != opImageDelete {
+		if _, ok := moves[kind]; !ok && !strings.HasPrefix(kind, "image-") {
 			t.Errorf("%s is not in the state machine", kind)
 		}
 	}
@@ -134,7 +135,7 @@ func TestModesAndVolumes(t *testing.T) {
 		}
 	}
 	states := []State{
-		CreatePending, LaunchPending, Running, ShutdownPending, Shutdown, DeletePending, Failed, Deleted, DeleteError, SwitchToSecurePending, SwitchToMaintenancePending,
+		CreatePending, LaunchPending, Running, ShutdownPending, Shutdown, DeletePending, Failed, Deleted, DeleteError, SwitchToSecurePending, SwitchToMaintenancePending, ImageSharePending,
 	}
 	yes, no := true, false
 	for _, c := range []struct {

@@ -87,6 +87,7 @@ var fenced = map[State]bool{
 // under way that gives or takes it.
 var leased = map[State]bool{
 	Running: true, Shutdown: true, ShutdownPending: true, SwitchToSecurePending: true, SwitchToMaintenancePending: true,
+	ImageSharePending: true,
 }
 
 // volumes are the templates that a host needs.

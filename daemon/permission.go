@@ -14,6 +14,8 @@ var allowed = map[string][]Role{
 	opReadmit: {}, // a capsule that could not be proved safe is an administrator's to look at
 	opStop:    {OwnerController, Controller},
 	opDelete:  {OwnerController, Owner},
+
+	opImageShare: {OwnerController, Owner},
 }
 
 // hides says which capsules are as good as gone for a caller. One whose deletion failed is shown to administrators, who

@@ -20,15 +20,19 @@ const (
 	opLaunch      = "launch"
 	opStop        = "stop"
 	opDelete      = "delete"
-	opEnter       = "enter"    // to secure mode
-	opLeave       = "leave"    // back to maintenance, to the clean point
-	opReadmit     = "readmit"  // a held capsule whose process is there, back to its mode
-	opHold        = "hold"     // it cannot be proved safe: closed and paused
-	opPoweroff    = "poweroff" // the domain is off; the record says that it runs
-	opCrash       = "crash"    // the domain died; the record says that it runs
-	opEvict       = "evict"    // the domain runs; the record says that it does not
-	opImageAdd    = "image-add"
+	opEnter       = "enter"        // to secure mode
+	opLeave       = "leave"        // back to maintenance, to the clean point
+	opReadmit     = "readmit"      // a held capsule whose process is there, back to its mode
+	opHold        = "hold"         // it cannot be proved safe: closed and paused
+	opPoweroff    = "poweroff"     // the domain is off; the record says that it runs
+	opCrash       = "crash"        // the domain died; the record says that it runs
+	opEvict       = "evict"        // the domain runs; the record says that it does not
+	opImageAdd    = "image-add"    // from a file of the host
+	opImageFetch  = "image-fetch"  // from a URL
+	opImageFinish = "image-finish" // from bytes that were sent
+	opImageShare  = "image-share"  // from the disk of a capsule, which is its target
 	opImageDelete = "image-delete"
+	opImageVerify = "image-verify"
 )
 
 // move is the way of a capsule's state through an operation (contract section 5). A state that is in no row's
@@ -46,17 +50,18 @@ type move struct {
 // moves is the state machine. ERROR may be stopped, beyond the contract: that proves the capsule off and makes it
 // SHUTDOWN again, so that an error is not the end of the researcher's data. ERROR with a mode is a capsule that is held.
 var moves = map[string]move{
-	opCreate:   {from: nil, pending: CreatePending, done: Shutdown, mode: NotDefined, failed: Failed, lost: NotDefined},
-	opLaunch:   {from: []State{Shutdown}, pending: LaunchPending, done: Running, mode: Maintenance, failed: Failed, lost: NotDefined},
-	opEnter:    {from: []State{Running}, modes: []Mode{Maintenance}, pending: SwitchToSecurePending, done: Running, mode: Secure, failed: Failed, lost: Secure},
-	opLeave:    {from: []State{Running, Failed}, modes: []Mode{Secure}, pending: SwitchToMaintenancePending, done: Running, mode: Maintenance, failed: Failed},
-	opReadmit:  {from: []State{Failed}, modes: []Mode{Maintenance, Secure}, done: Running, failed: Failed},
-	opHold:     {from: []State{Running, Failed}, modes: []Mode{Maintenance, Secure}, done: Failed, failed: Failed},
-	opStop:     {from: []State{Running, Failed}, pending: ShutdownPending, done: Shutdown, mode: NotDefined, failed: Failed, lost: NotDefined},
-	opDelete:   {from: []State{Shutdown, Running, Failed, DeleteError}, pending: DeletePending, done: Deleted, mode: NotDefined, failed: DeleteError, lost: NotDefined},
-	opPoweroff: {from: []State{Running}, pending: ShutdownPending, done: Shutdown, mode: NotDefined, failed: Failed, lost: NotDefined},
-	opCrash:    {from: []State{Running}, pending: ShutdownPending, done: Failed, mode: NotDefined, failed: Failed, lost: NotDefined},
-	opEvict:    {from: []State{Shutdown, Failed}, pending: ShutdownPending, done: Shutdown, mode: NotDefined, failed: Failed, lost: NotDefined},
+	opCreate:     {from: nil, pending: CreatePending, done: Shutdown, mode: NotDefined, failed: Failed, lost: NotDefined},
+	opLaunch:     {from: []State{Shutdown}, pending: LaunchPending, done: Running, mode: Maintenance, failed: Failed, lost: NotDefined},
+	opEnter:      {from: []State{Running}, modes: []Mode{Maintenance}, pending: SwitchToSecurePending, done: Running, mode: Secure, failed: Failed, lost: Secure},
+	opLeave:      {from: []State{Running, Failed}, modes: []Mode{Secure}, pending: SwitchToMaintenancePending, done: Running, mode: Maintenance, failed: Failed},
+	opReadmit:    {from: []State{Failed}, modes: []Mode{Maintenance, Secure}, done: Running, failed: Failed},
+	opHold:       {from: []State{Running, Failed}, modes: []Mode{Maintenance, Secure}, done: Failed, failed: Failed},
+	opStop:       {from: []State{Running, Failed}, pending: ShutdownPending, done: Shutdown, mode: NotDefined, failed: Failed, lost: NotDefined},
+	opDelete:     {from: []State{Shutdown, Running, Failed, DeleteError}, pending: DeletePending, done: Deleted, mode: NotDefined, failed: DeleteError, lost: NotDefined},
+	opPoweroff:   {from: []State{Running}, pending: ShutdownPending, done: Shutdown, mode: NotDefined, failed: Failed, lost: NotDefined},
+	opCrash:      {from: []State{Running}, pending: ShutdownPending, done: Failed, mode: NotDefined, failed: Failed, lost: NotDefined},
+	opImageShare: {from: []State{Shutdown}, pending: ImageSharePending, done: Shutdown, mode: NotDefined, failed: Shutdown, lost: NotDefined},
+	opEvict:      {from: []State{Shutdown, Failed}, pending: ShutdownPending, done: Shutdown, mode: NotDefined, failed: Failed, lost: NotDefined},
 }
 
 // pendingIn is the state of a capsule in mode while the operation is under way.
@@ -68,8 +73,12 @@ type reason struct{ Cause string }
 // table is every procedure.
 func (d *Daemon) table() map[string]*procedure {
 	table := map[string]*procedure{
-		opImageAdd:    d.imageAdd(),
+		opImageAdd:    d.arriving(opImageAdd, "import", (*act).importFile),
+		opImageFetch:  d.arriving(opImageFetch, "fetch", (*act).fetchURL),
+		opImageFinish: d.finishing(),
+		opImageShare:  d.imageShare(),
 		opImageDelete: d.imageDelete(),
+		opImageVerify: d.imageVerify(),
 	}
 	for kind, steps := range capsuleSteps() {
 		table[kind] = &procedure{kind: kind, steps: steps,

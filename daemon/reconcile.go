@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/capsuled/capsuled/daemon/store"
 	"github.com/capsuled/capsuled/domain"
 	"github.com/capsuled/capsuled/firewall"
-	"github.com/capsuled/capsuled/imagestore"
 )
 
 // look asks the reconciler to look at one capsule, or with "" at everything. It never blocks: when too much is asked
@@ -346,57 +344,4 @@ func (d *Daemon) mendLeases(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// sweep removes files that no record names. It is put off while an import or an entry to secure mode is under way: the
-// bytes of the one and the RAM that the other saves have no record yet.
-func (d *Daemon) sweep(ctx context.Context) error {
-	if !d.births.TryLock() {
-		return nil
-	}
-	defer d.births.Unlock()
-	freezing := false
-	err := d.store.View(ctx, func(tx *store.Tx) error {
-		open, err := tx.OpenOperations()
-		freezing = slices.ContainsFunc(open, func(o store.Operation) bool { return o.Kind == opEnter })
-		return err
-	})
-	if err != nil || freezing { // libvirt goes on with a clean point though the daemon was killed that asked for it
-		return err
-	}
-	digests, keep := map[imagestore.Digest]bool{}, map[string]bool{}
-	keys, err := d.files.Keys(ctx)
-	if err != nil {
-		return err
-	}
-	unexplained := 0
-	err = d.store.View(ctx, func(tx *store.Tx) error {
-		all, err := tx.Images()
-		if err != nil {
-			return err
-		}
-		for _, i := range all {
-			digests[imagestore.Digest(i.Digest)] = true
-		}
-		for _, k := range keys {
-			ever, lives, err := tx.CapsuleWas(k)
-			if err != nil {
-				return err
-			}
-			if !ever {
-				unexplained++
-			}
-			keep[k] = lives || !ever // what cannot be explained is data that someone may miss
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	d.metrics.unexplained.WithLabelValues("directory").Set(float64(unexplained))
-	removed, err := d.images.Sweep(ctx, digests, keep)
-	for _, r := range removed {
-		d.log.LogAttrs(ctx, slog.LevelInfo, "swept", slog.String("what", r))
-	}
-	return err
 }

@@ -102,7 +102,7 @@ const capsuleQuery = `SELECT c.id, c.key, c.version, c.state, c.mode, c.cause, c
 	coalesce((SELECT port FROM ports WHERE capsule = c.id AND use = 'vnc'), 0),
 	coalesce(a.address, ''), coalesce(a.mac, ''),
 	(SELECT full_access FROM members WHERE capsule = c.id AND guid = c.owner),
-	i.name, i.digest
+	i.name, i.digest, i.min_disk_gb
 	FROM capsules c JOIN images i ON i.id = c.image_id LEFT JOIN addresses a ON a.capsule = c.id `
 
 func scanCapsule(s scanner) (c Capsule, err error) {
@@ -112,7 +112,7 @@ func scanCapsule(s scanner) (c Capsule, err error) {
 		&c.VCPUs, &c.MemoryMB, &c.VolumeGB, &c.SpoolGB, &c.Generation, &c.LoginUser, &c.LoginPassword, &c.ImageUser, &c.ImagePassword, &c.Consent,
 		&a.Title, &a.DescNature, &a.DescRequirement, &a.DescLinks, &a.DescOutsideData, &a.RRDataFiles, &a.RRResultUsage, &a.DescShared,
 		&created, &deleted, &c.Review, &c.CleanPoint, &c.CleanStamp, &c.SSHPort, &c.VNCPort, &c.Address, &c.MAC, &c.OwnerFullAccess,
-		&c.Image.Name, &c.Image.Digest)
+		&c.Image.Name, &c.Image.Digest, &c.Image.MinDiskGB)
 	c.CreatedAt, c.DeletedAt = unstamp(created), unstamp(deleted)
 	c.Image.ID = c.ImageID
 	return c, err
@@ -262,9 +262,12 @@ func (t *Tx) CapsuleWas(id string) (ever, lives bool, err error) {
 	return n[0] > 0, n[1] > 0, err
 }
 
-// ImageInCreation reports whether a capsule in one of the states is made from an image.
-func (t *Tx) ImageInCreation(image string, state State) (bool, error) {
-	n, err := first(t, func(s scanner) (n int, err error) { return n, s.Scan(&n) },
-		`SELECT count(*) FROM capsules WHERE image_id = ? AND state = ? AND deleted_at IS NULL`, image, state)
-	return n > 0, err
+// CapsulesFrom lists the ids of the capsules that were made from an image and are in one of the states.
+func (t *Tx) CapsulesFrom(image string, states ...State) ([]string, error) {
+	args := []any{image}
+	for _, s := range states {
+		args = append(args, s)
+	}
+	return all(t, func(s scanner) (id string, err error) { return id, s.Scan(&id) },
+		`SELECT id FROM capsules WHERE image_id = ? AND deleted_at IS NULL AND state IN (`+marks(len(states))+`) ORDER BY id`, args...)
 }

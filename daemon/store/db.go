@@ -26,6 +26,8 @@ var (
 type DB struct {
 	write *sql.DB // one connection: SQLite has one writer
 	read  *sql.DB
+
+	imageVersion *sql.Stmt
 }
 
 // Open opens or creates the store at path, readable by its owner alone, and brings its schema up to date. It
@@ -53,6 +55,10 @@ func Open(ctx context.Context, path string) (*DB, error) {
 	if err := db.migrate(ctx); err != nil {
 		db.Close()
 		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if db.imageVersion, err = read.PrepareContext(ctx, imageVersionQuery); err != nil {
+		db.Close()
+		return nil, fmt.Errorf("%s: %w", path, wrap(err))
 	}
 	return db, nil
 }

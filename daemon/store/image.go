@@ -1,7 +1,10 @@
 package store
 
 import (
+	"context"
 	"database/sql"
+	"encoding/json"
+	"fmt"
 	"time"
 )
 
@@ -14,68 +17,145 @@ type Visibility string
 // Image is an image record.
 type Image struct {
 	ID            string
+	Version       int64 // of its last change, in one sequence over all images
 	Name          string
 	Description   string
 	State         ImageState
-	Public        bool
+	Cause         string // why its bytes never came
+	Visibility    Visibility
+	Protected     bool
 	Owner         string
-	Charged       bool
+	Charged       bool // counts against the owner's quota, in the states that do
 	Digest        string
 	Format        string
 	FileBytes     int64
 	VirtualBytes  int64
+	MinDiskGB     int
+	MinRAMMB      int
+	Metadata      map[string]string
+	SourceCapsule string
 	LoginUser     string
 	LoginPassword string
+	AskedFormat   string // what its bytes must be; "" for whatever comes
+	AskedDigest   string
+	AskedBytes    int64    // how many were announced; -1 for none
+	Upload        string   // of the image store; "" when no bytes are awaited in pieces, or none came yet
+	Arrived       bool     // some of its bytes are there, or were
+	Peers         []string // other hosts that have it
 	CreatedAt     time.Time
 	UpdatedAt     time.Time
+	DeletedAt     time.Time // zero while it lives
 }
 
-// InsertImage writes a new record; ErrTaken when a living image has its name.
+// nextVersion is what every change of an image sets its version to; the index on versions makes it cheap.
+const nextVersion = `(SELECT coalesce(max(version), 0) + 1 FROM images)`
+
+// InsertImage writes a new record; ErrTaken when a living image has its name, or any its id.
 func (t *Tx) InsertImage(i Image) error {
-	_, err := t.exec(`INSERT INTO images (id, name, description, state, public, owner, charged, login_user, login_password, created_at, updated_at)
-		VALUES (`+marks(11)+`)`, i.ID, i.Name, i.Description, i.State, i.Public, i.Owner, i.Charged, i.LoginUser, i.LoginPassword,
+	metadata, peers, err := i.encoded()
+	if err != nil {
+		return err
+	}
+	_, err = t.exec(`INSERT INTO images (id, name, description, state, visibility, protected, owner, charged, min_disk_gb, min_ram_mb, metadata,
+		source_capsule, login_user, login_password, asked_format, asked_digest, asked_bytes, upload, arrived, peers, created_at, updated_at, version)
+		VALUES (`+marks(22)+`, `+nextVersion+`)`,
+		i.ID, i.Name, i.Description, i.State, i.Visibility, i.Protected, i.Owner, i.Charged, i.MinDiskGB, i.MinRAMMB, metadata,
+		i.SourceCapsule, i.LoginUser, i.LoginPassword, i.AskedFormat, i.AskedDigest, i.AskedBytes, i.Upload, i.Arrived, peers,
 		stamp(i.CreatedAt), stamp(i.CreatedAt))
 	return err
 }
 
-const imageQuery = `SELECT id, name, description, state, public, owner, charged, digest, format, file_bytes, virtual_bytes,
-	login_user, login_password, created_at, updated_at FROM images WHERE deleted_at IS NULL `
+// encoded are the columns that hold JSON; neither is ever null.
+func (i Image) encoded() (metadata, peers string, err error) {
+	m, p := i.Metadata, i.Peers
+	if m == nil {
+		m = map[string]string{}
+	}
+	if p == nil {
+		p = []string{}
+	}
+	a, err := json.Marshal(m)
+	if err != nil {
+		return "", "", fmt.Errorf("store: metadata: %w", err)
+	}
+	b, err := json.Marshal(p)
+	if err != nil {
+		return "", "", fmt.Errorf("store: peers: %w", err)
+	}
+	return string(a), string(b), nil
+}
+
+const imageQuery = `SELECT id, version, name, description, state, cause, visibility, protected, owner, charged, digest, format, file_bytes, virtual_bytes,
+	min_disk_gb, min_ram_mb, metadata, source_capsule, login_user, login_password, asked_format, asked_digest, asked_bytes, upload, arrived, peers,
+	created_at, updated_at, deleted_at FROM images `
 
 func scanImage(s scanner) (i Image, err error) {
-	var created, updated sql.NullInt64
-	err = s.Scan(&i.ID, &i.Name, &i.Description, &i.State, &i.Public, &i.Owner, &i.Charged, &i.Digest, &i.Format, &i.FileBytes, &i.VirtualBytes,
-		&i.LoginUser, &i.LoginPassword, &created, &updated)
-	i.CreatedAt, i.UpdatedAt = unstamp(created), unstamp(updated)
-	return i, err
+	var created, updated, deleted sql.NullInt64
+	var metadata, peers string
+	if err = s.Scan(&i.ID, &i.Version, &i.Name, &i.Description, &i.State, &i.Cause, &i.Visibility, &i.Protected, &i.Owner, &i.Charged, &i.Digest, &i.Format, &i.FileBytes, &i.VirtualBytes,
+		&i.MinDiskGB, &i.MinRAMMB, &metadata, &i.SourceCapsule, &i.LoginUser, &i.LoginPassword, &i.AskedFormat, &i.AskedDigest, &i.AskedBytes, &i.Upload, &i.Arrived, &peers,
+		&created, &updated, &deleted); err != nil {
+		return i, err
+	}
+	i.CreatedAt, i.UpdatedAt, i.DeletedAt = unstamp(created), unstamp(updated), unstamp(deleted)
+	if err := json.Unmarshal([]byte(metadata), &i.Metadata); err != nil {
+		return i, fmt.Errorf("metadata of image %s: %w", i.ID, err)
+	}
+	if err := json.Unmarshal([]byte(peers), &i.Peers); err != nil {
+		return i, fmt.Errorf("peers of image %s: %w", i.ID, err)
+	}
+	return i, nil
 }
 
 // Image reads one record that is not deleted; ErrNotFound otherwise.
 func (t *Tx) Image(id string) (Image, error) {
-	return first(t, scanImage, imageQuery+`AND id = ?`, id)
+	return first(t, scanImage, imageQuery+`WHERE deleted_at IS NULL AND id = ?`, id)
+}
+
+// ImageEver reads one record, deleted or not; ErrNotFound when there never was one.
+func (t *Tx) ImageEver(id string) (Image, error) {
+	return first(t, scanImage, imageQuery+`WHERE id = ?`, id)
 }
 
 // Images reads every record that is not deleted, oldest first.
 func (t *Tx) Images() ([]Image, error) {
-	return all(t, scanImage, imageQuery+`ORDER BY created_at, id`)
+	return all(t, scanImage, imageQuery+`WHERE deleted_at IS NULL ORDER BY created_at, id`)
 }
 
-// FillImage writes what an import found, and moves the record from one state to another; ErrStale otherwise.
-func (t *Tx) FillImage(i Image, from ImageState, at time.Time) error {
-	return t.one(ErrStale, `UPDATE images SET state = ?, digest = ?, format = ?, file_bytes = ?, virtual_bytes = ?, updated_at = ?
-		WHERE id = ? AND state = ? AND deleted_at IS NULL`,
-		i.State, i.Digest, i.Format, i.FileBytes, i.VirtualBytes, stamp(at), i.ID, from)
+// ImagesChanged reads every record, deleted or not, that has changed since a version; but not those that were deleted
+// before a time.
+func (t *Tx) ImagesChanged(since int64, deleted time.Time) ([]Image, error) {
+	return all(t, scanImage, imageQuery+`WHERE version > ? AND (deleted_at IS NULL OR deleted_at >= ?) ORDER BY version`, since, stamp(deleted))
 }
 
-// MoveImage changes the state of a record that is in state from; ErrStale otherwise.
-func (t *Tx) MoveImage(id string, from, to ImageState, at time.Time) error {
-	return t.one(ErrStale, `UPDATE images SET state = ?, updated_at = ? WHERE id = ? AND state = ? AND deleted_at IS NULL`,
-		to, stamp(at), id, from)
+// ImageNamed reads the living image that has a name; ErrNotFound when the name is free.
+func (t *Tx) ImageNamed(name string) (Image, error) {
+	return first(t, scanImage, imageQuery+`WHERE deleted_at IS NULL AND name <> '' AND name = ?`, name)
 }
 
-// BuryImage marks a record deleted, which frees its name and its quota.
-func (t *Tx) BuryImage(id string, state ImageState, at time.Time) error {
-	return t.one(ErrNotFound, `UPDATE images SET state = ?, deleted_at = ?, updated_at = ?, charged = 0, login_password = ''
-		WHERE id = ? AND deleted_at IS NULL`, state, stamp(at), stamp(at), id)
+// PutImage writes a record back that was read at the version it has: ErrStale when it has changed since, ErrTaken when
+// another living image has its name. It has a greater version afterwards, and was updated at a time, or when it was
+// before if that is later: what is asked for since a time is not missed because a clock was set back. Its owner, its
+// source and what was asked for stay.
+func (t *Tx) PutImage(i Image, at time.Time) error {
+	metadata, peers, err := i.encoded()
+	if err != nil {
+		return err
+	}
+	return t.one(ErrStale, `UPDATE images SET name = ?, description = ?, state = ?, cause = ?, visibility = ?, protected = ?, digest = ?, format = ?,
+		file_bytes = ?, virtual_bytes = ?, min_disk_gb = ?, min_ram_mb = ?, metadata = ?, login_user = ?, login_password = ?, upload = ?, arrived = ?,
+		peers = ?, deleted_at = ?, updated_at = max(updated_at, ?), version = `+nextVersion+` WHERE id = ? AND version = ?`,
+		i.Name, i.Description, i.State, i.Cause, i.Visibility, i.Protected, i.Digest, i.Format,
+		i.FileBytes, i.VirtualBytes, i.MinDiskGB, i.MinRAMMB, metadata, i.LoginUser, i.LoginPassword, i.Upload, i.Arrived,
+		peers, stamp(i.DeletedAt), stamp(at), i.ID, i.Version)
+}
+
+// BuryImage marks a record deleted, whatever it was read as: its name and its quota are free, its password is destroyed,
+// and its cause says why when it failed. The row stays, for the capsules that were made from it. ErrNotFound when it is
+// deleted already.
+func (t *Tx) BuryImage(id string, state ImageState, cause string, at time.Time) error {
+	return t.one(ErrNotFound, `UPDATE images SET state = ?1, cause = ?2, deleted_at = ?3, updated_at = max(updated_at, ?3), charged = 0, login_password = '',
+		upload = '', version = `+nextVersion+` WHERE id = ?4 AND deleted_at IS NULL`, state, cause, stamp(at), id)
 }
 
 // DigestUsers counts the living images that have a digest.
@@ -83,3 +163,11 @@ func (t *Tx) DigestUsers(digest string) (int, error) {
 	return first(t, func(s scanner) (n int, err error) { return n, s.Scan(&n) },
 		`SELECT count(*) FROM images WHERE digest = ? AND deleted_at IS NULL`, digest)
 }
+
+// ImageVersion reads the version of the last change of any image that is on the disk, as a transaction of its own: who
+// keeps what was read asks for it each time, so it is prepared once.
+func (db *DB) ImageVersion(ctx context.Context) (version int64, err error) {
+	return version, wrap(db.imageVersion.QueryRowContext(ctx).Scan(&version))
+}
+
+const imageVersionQuery = `SELECT coalesce(max(version), 0) FROM images`

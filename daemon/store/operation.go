@@ -47,13 +47,15 @@ func (t *Tx) InsertOperation(o Operation) error {
 	return err
 }
 
-// UpdateOperation writes how an operation goes; with Ended set it closes it.
+// UpdateOperation writes how an operation goes; with Ended set it closes it. Why it fails is written once and stays: who
+// cancels it writes beside the one who carries it out.
 func (t *Tx) UpdateOperation(o Operation) error {
 	steps, err := json.Marshal(o.Steps)
 	if err != nil {
 		return fmt.Errorf("store: steps: %w", err)
 	}
-	return t.one(ErrStale, `UPDATE operations SET state = ?, step = ?, steps = ?, progress = ?, code = ?, cause = ?, detail = ?, ended = ?
+	return t.one(ErrStale, `UPDATE operations SET state = ?, step = ?, steps = ?, progress = ?,
+		code = coalesce(nullif(?, ''), code), cause = coalesce(nullif(?, ''), cause), detail = coalesce(nullif(?, ''), detail), ended = ?
 		WHERE id = ? AND ended IS NULL`,
 		o.State, o.Step, string(steps), o.Progress, o.Code, o.Cause, o.Detail, stamp(o.Ended), o.ID)
 }

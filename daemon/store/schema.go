@@ -147,6 +147,29 @@ CREATE INDEX switch_capsule ON switches (capsule, seq);
 CREATE TRIGGER switch_keep BEFORE DELETE ON switches BEGIN SELECT RAISE(ABORT, 'the records of switches are append-only'); END;
 CREATE TRIGGER switch_fixed BEFORE UPDATE ON switches BEGIN SELECT RAISE(ABORT, 'the records of switches are append-only'); END;
 `,
+	// 3: images for everybody
+	`
+ALTER TABLE images ADD COLUMN visibility TEXT NOT NULL DEFAULT 'private';
+UPDATE images SET visibility = 'public' WHERE public;
+ALTER TABLE images DROP COLUMN public;
+ALTER TABLE images ADD COLUMN protected INTEGER NOT NULL DEFAULT 0;        -- is not to be deleted
+ALTER TABLE images ADD COLUMN min_disk_gb INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE images ADD COLUMN min_ram_mb INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE images ADD COLUMN metadata TEXT NOT NULL DEFAULT '{}';         -- JSON: an object of strings
+ALTER TABLE images ADD COLUMN source_capsule TEXT NOT NULL DEFAULT '';     -- that it was shared from
+ALTER TABLE images ADD COLUMN cause TEXT NOT NULL DEFAULT '';              -- why its bytes never came
+ALTER TABLE images ADD COLUMN asked_format TEXT NOT NULL DEFAULT '';       -- what its bytes must be; '' for whatever comes
+ALTER TABLE images ADD COLUMN asked_digest TEXT NOT NULL DEFAULT '';
+ALTER TABLE images ADD COLUMN asked_bytes INTEGER NOT NULL DEFAULT -1;     -- how many were announced; -1 for none
+ALTER TABLE images ADD COLUMN upload TEXT NOT NULL DEFAULT '';             -- of the image store, while its bytes come in pieces
+ALTER TABLE images ADD COLUMN arrived INTEGER NOT NULL DEFAULT 0;          -- some of its bytes are there, or were
+ALTER TABLE images ADD COLUMN peers TEXT NOT NULL DEFAULT '[]';            -- JSON: names of the other hosts that have it
+ALTER TABLE images ADD COLUMN version INTEGER NOT NULL DEFAULT 0;          -- one sequence over all images: where nothing is greater, nothing has changed
+UPDATE images SET arrived = digest <> '', version = rowid;                 -- rowids differ, and that is all that a beginning needs
+CREATE UNIQUE INDEX image_version ON images (version);
+DROP INDEX image_name;
+CREATE UNIQUE INDEX image_name ON images (name) WHERE deleted_at IS NULL AND name <> '';
+`,
 }
 
 func (db *DB) migrate(ctx context.Context) error {

@@ -128,14 +128,14 @@ func TestMoveIsCompareAndSwap(t *testing.T) {
 func TestReleaseAndBury(t *testing.T) {
 	db := seeded(t)
 	update(t, db, func(tx *store.Tx) error {
-		before, err := tx.Usage("alice")
+		before, err := tx.Usage("alice", "ACTIVE", "NEW")
 		if diff := cmp.Diff(store.Usage{CPUs: 2, MemoryMB: 512, DiskGB: 10, Images: 1}, before); diff != "" {
 			t.Error(diff)
 		}
 		return errors.Join(err, tx.ReleaseCapsule("id-1"), tx.ReleaseCapsule("id-1"), tx.BuryCapsule("id-1", time.Now()))
 	})
 	update(t, db, func(tx *store.Tx) error {
-		after, err := tx.Usage("alice")
+		after, err := tx.Usage("alice", "ACTIVE", "NEW")
 		if diff := cmp.Diff(store.Usage{Images: 1}, after); diff != "" {
 			t.Error(diff)
 		}

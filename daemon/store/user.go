@@ -29,13 +29,18 @@ type Usage struct {
 	CPUs, MemoryMB, DiskGB, Images int
 }
 
-// Usage adds up what guid holds. It is computed, not counted, so it cannot drift from the records.
-func (t *Tx) Usage(guid string) (Usage, error) {
+// Usage adds up what guid holds; of images those that are charged at all and in one of the states. It is computed, not
+// counted, so it cannot drift from the records.
+func (t *Tx) Usage(guid string, images ...ImageState) (Usage, error) {
+	args := []any{guid}
+	for _, s := range images {
+		args = append(args, s)
+	}
 	return first(t, func(s scanner) (u Usage, err error) {
 		return u, s.Scan(&u.CPUs, &u.MemoryMB, &u.DiskGB, &u.Images)
 	}, `SELECT coalesce(sum(vcpus), 0), coalesce(sum(memory_mb), 0), coalesce(sum(volume_gb), 0),
-		(SELECT count(*) FROM images WHERE owner = ?1 AND charged AND deleted_at IS NULL)
-		FROM capsules WHERE owner = ?1 AND charged AND deleted_at IS NULL`, guid)
+		(SELECT count(*) FROM images WHERE owner = ?1 AND charged AND deleted_at IS NULL AND state IN (`+marks(len(images))+`))
+		FROM capsules WHERE owner = ?1 AND charged AND deleted_at IS NULL`, args...)
 }
 
 // Act is one row of the audit trail.

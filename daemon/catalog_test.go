@@ -1,0 +1,262 @@
+package daemon_test
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/capsuled/capsuled/daemon"
+	"github.com/capsuled/capsuled/daemon/store"
+)
+
+// naive is what a list is by the words of the query: everything that fits, sorted, cut.
+func naive(all []store.Image, c daemon.Caller, q daemon.ImageQuery) (ids []string, more bool, code daemon.Code) {
+	admin := slices.Contains(c.Roles, daemon.RoleAdmin)
+	var fit []store.Image
+	for _, i := range all {
+		dead := !i.DeletedAt.IsZero()
+		name, size := i.Name, i.FileBytes
+		if dead {
+			name, size = "", 0
+		}
+		states := q.States
+		if len(states) == 0 {
+			states = []daemon.ImageState{daemon.ImageActive, daemon.ImagePending}
+			if !q.ChangedSince.IsZero() {
+				states = append(states, daemon.ImageDeletePending, daemon.ImageDeleted, daemon.ImageError)
+			}
+		}
+		own := i.Owner == c.GUID
+		may := admin || own || i.Visibility == daemon.Public && i.State != daemon.ImageError
+		fits := slices.Contains(states, i.State) && may
+		fits = fits && (!dead || time.Since(i.DeletedAt) < 30*24*time.Hour)
+		fits = fits && (!q.Own || own) && (q.Name == nil || name == *q.Name) && (q.Owner == "" || q.Owner == i.Owner)
+		fits = fits && (q.Visibility == "" || q.Visibility == i.Visibility) && (q.Protected == nil || *q.Protected == i.Protected)
+		fits = fits && (q.Arrived == nil || i.State != daemon.ImagePending || *q.Arrived == i.Arrived)
+		fits = fits && !i.UpdatedAt.Before(q.ChangedSince) && (q.SourceCapsule == "" || q.SourceCapsule == i.SourceCapsule)
+		fits = fits && (q.MinRAMMB == nil || *q.MinRAMMB == i.MinRAMMB) && (q.MinDiskGB == nil || *q.MinDiskGB == i.MinDiskGB)
+		fits = fits && (q.SizeMin == nil || size >= *q.SizeMin) && (q.SizeMax == nil || size <= *q.SizeMax)
+		for k, v := range q.Metadata {
+			got, ok := i.Metadata[k]
+			fits = fits && ok && got == v
+		}
+		if i.Name, i.FileBytes = name, size; fits {
+			fit = append(fit, i)
+		}
+	}
+	slices.SortFunc(fit, func(a, b store.Image) int {
+		by := 0
+		switch q.Sort {
+		case daemon.ByName:
+			by = cmp.Compare(a.Name, b.Name)
+		case daemon.BySize:
+			by = cmp.Compare(a.FileBytes, b.FileBytes)
+		case daemon.ByState:
+			by = cmp.Compare(a.State, b.State)
+		case daemon.ByUpdated:
+			by = a.UpdatedAt.Compare(b.UpdatedAt)
+		case daemon.ByID:
+			by = cmp.Compare(a.ID, b.ID)
+		}
+		order := cmp.Or(by, a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
+		if !q.Ascending {
+			order = -order
+		}
+		return order
+	})
+	if q.Marker != "" {
+		at := slices.IndexFunc(fit, func(i store.Image) bool { return i.ID == q.Marker })
+		if at < 0 {
+			return nil, false, daemon.Invalid
+		}
+		fit = fit[at+1:]
+	}
+	if q.Limit > 0 && len(fit) > q.Limit {
+		fit, more = fit[:q.Limit], true
+	}
+	for _, i := range fit {
+		ids = append(ids, i.ID)
+	}
+	return ids, more, ""
+}
+
+// TestCatalog changes images at random and asks for them at random: the catalog says what the records do.
+func TestCatalog(t *testing.T) {
+	owners, visibilities := []string{"alice", "bob"}, []daemon.Visibility{daemon.Private, daemon.Public, daemon.Shared}
+	states := []daemon.ImageState{daemon.ImagePending, daemon.ImageActive, daemon.ImageDeletePending, daemon.ImageDeleted, daemon.ImageError}
+	start := time.Now().Add(-24 * time.Hour).Truncate(time.Second)
+	minute := func(r *rapid.T, what string) time.Time {
+		return start.Add(time.Duration(rapid.IntRange(0, 9).Draw(r, what)) * time.Minute)
+	}
+	small := rapid.IntRange(0, 2)
+	rapid.Check(t, func(r *rapid.T) {
+		b := newBench(t, nil)
+		defer b.kill()
+		var all []store.Image
+		read := func() {
+			all = nil
+			if err := b.db.View(t.Context(), func(tx *store.Tx) (err error) { all, err = tx.ImagesChanged(0, time.Unix(0, 0)); return err }); err != nil {
+				r.Fatal(err)
+			}
+		}
+		write := func(f func(*store.Tx) error) {
+			if err := b.db.Update(t.Context(), f); err != nil {
+				r.Fatal(err)
+			}
+		}
+		write(func(tx *store.Tx) error { return errors.Join(tx.PutUser("alice", ""), tx.PutUser("bob", "")) })
+		ids := 0
+		r.Repeat(map[string]func(*rapid.T){
+			"add": func(r *rapid.T) {
+				read()
+				if len(all) > 60 {
+					r.Skip()
+				}
+				ids++
+				i := store.Image{ID: fmt.Sprintf("%08d-0000-4000-8000-000000000000", ids*7919%10_000), Owner: rapid.SampledFrom(owners).Draw(r, "owner"), State: daemon.ImagePending, AskedBytes: -1,
+					Visibility: rapid.SampledFrom(visibilities).Draw(r, "visibility"), SourceCapsule: rapid.SampledFrom([]string{"", "c"}).Draw(r, "source"), CreatedAt: minute(r, "created")}
+				write(func(tx *store.Tx) error { return tx.InsertImage(i) })
+			},
+			"change": func(r *rapid.T) {
+				read()
+				if len(all) == 0 {
+					r.Skip()
+				}
+				i := rapid.SampledFrom(all).Draw(r, "image")
+				if !i.DeletedAt.IsZero() {
+					r.Skip()
+				}
+				i.State = rapid.SampledFrom(states).Draw(r, "state")
+				i.Arrived, i.Protected = rapid.Bool().Draw(r, "arrived"), rapid.Bool().Draw(r, "protected")
+				i.FileBytes, i.MinRAMMB, i.MinDiskGB = int64(small.Draw(r, "size")), small.Draw(r, "ram"), small.Draw(r, "disk")
+				i.Metadata = map[string]string{rapid.SampledFrom([]string{"a", "b"}).Draw(r, "key"): rapid.SampledFrom([]string{"1", "2"}).Draw(r, "value")}
+				if rapid.Bool().Draw(r, "named") {
+					i.Name = i.ID[4:8]
+				}
+				at := minute(r, "updated")
+				if i.State == daemon.ImageDeleted || i.State == daemon.ImageError {
+					i.DeletedAt = rapid.SampledFrom([]time.Time{time.Now(), time.Now().Add(-31 * 24 * time.Hour)}).Draw(r, "deleted")
+				}
+				err := b.db.Update(t.Context(), func(tx *store.Tx) error { return tx.PutImage(i, at) })
+				if err != nil && !errors.Is(err, store.ErrTaken) {
+					r.Fatal(err)
+				}
+			},
+			"find": func(r *rapid.T) {
+				read()
+				c := rapid.SampledFrom([]daemon.Caller{alice, bob, admin}).Draw(r, "caller")
+				q := daemon.ImageQuery{Ascending: rapid.Bool().Draw(r, "ascending"), Limit: rapid.IntRange(0, 4).Draw(r, "limit"),
+					Sort: rapid.SampledFrom([]daemon.ImageSort{"", daemon.ByCreated, daemon.ByUpdated, daemon.ByName, daemon.ByID, daemon.BySize, daemon.ByState}).Draw(r, "sort")}
+				if rapid.Bool().Draw(r, "some states") {
+					q.States = rapid.SliceOfN(rapid.SampledFrom(states), 0, 3).Draw(r, "states")
+				}
+				filters := map[string]func(){
+					"owner":      func() { q.Owner = rapid.SampledFrom(owners).Draw(r, "owner") },
+					"visibility": func() { q.Visibility = rapid.SampledFrom(visibilities).Draw(r, "visibility") },
+					"arrived":    func() { q.Arrived = ptr(rapid.Bool().Draw(r, "arrived")) },
+					"protected":  func() { q.Protected = ptr(rapid.Bool().Draw(r, "protected")) },
+					"since":      func() { q.ChangedSince = minute(r, "since") },
+					"source":     func() { q.SourceCapsule = "c" },
+					"metadata":   func() { q.Metadata = map[string]string{"a": "1"} },
+					"ram":        func() { q.MinRAMMB = ptr(small.Draw(r, "ram")) },
+					"disk":       func() { q.MinDiskGB = ptr(small.Draw(r, "disk")) },
+					"min":        func() { q.SizeMin = ptr(int64(small.Draw(r, "min"))) },
+					"max":        func() { q.SizeMax = ptr(int64(small.Draw(r, "max"))) },
+					"own":        func() { q.Own = true },
+					"name":       func() { q.Name = ptr("") },
+				}
+				for _, name := range slices.Sorted(maps.Keys(filters)) {
+					if rapid.IntRange(0, 5).Draw(r, "with "+name) == 0 {
+						filters[name]()
+					}
+				}
+				if len(all) > 0 && rapid.Bool().Draw(r, "with marker") {
+					q.Marker = rapid.SampledFrom(all).Draw(r, "marker").ID
+				}
+				want, more, wantCode := naive(all, c, q)
+				page, err := b.FindImages(t.Context(), c, q)
+				var got []string
+				for _, i := range page.Images {
+					got = append(got, i.ID)
+				}
+				if !slices.Equal(got, want) || page.More != more || code(err) != wantCode {
+					r.Fatalf("%+v by %s:\ngot  %v, %t, %v\nwant %v, %t, %q", q, c.GUID, got, page.More, err, want, more, wantCode)
+				}
+			},
+		})
+	})
+}
+
+// BenchmarkFindImages is a page of a hundred of ten thousand, after a marker in the middle and through a filter, beside a
+// handler that writes as many bytes.
+func BenchmarkFindImages(b *testing.B) {
+	t := newBench(b, nil)
+	if err := t.db.Update(b.Context(), func(tx *store.Tx) error {
+		if err := tx.PutUser("alice", ""); err != nil {
+			return err
+		}
+		for n := range 10_000 {
+			i := store.Image{ID: fmt.Sprintf("%08x-0000-4000-8000-000000000000", n*7919%10_000), Name: fmt.Sprint(n), State: daemon.ImageActive, Visibility: daemon.Public,
+				Owner: "alice", AskedBytes: -1, Metadata: map[string]string{"image_type": []string{"snapshot", "base"}[n%2]}, CreatedAt: time.Unix(int64(n), 0)}
+			if err := tx.InsertImage(i); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		b.Fatal(err)
+	}
+	q := daemon.ImageQuery{Marker: fmt.Sprintf("%08x-0000-4000-8000-000000000000", 4999*7919%10_000), Limit: 100, Metadata: map[string]string{"image_type": "base"}}
+	find := func() {
+		page, err := t.FindImages(b.Context(), bob, q)
+		if err != nil || len(page.Images) != 100 || !page.More {
+			b.Fatal(len(page.Images), err)
+		}
+	}
+	bytes := make([]byte, 60_000) // what such a page has in JSON
+	for name, work := range map[string]func(){"catalog": find, "nothing": func() {}} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { work(); w.Write(bytes) }))
+		b.Run("http/"+name, func(b *testing.B) {
+			for b.Loop() {
+				r, err := server.Client().Get(server.URL)
+				if err != nil {
+					b.Fatal(err)
+				}
+				buf := make([]byte, 64<<10)
+				for err == nil {
+					_, err = r.Body.Read(buf)
+				}
+				r.Body.Close()
+			}
+		})
+		server.Close()
+	}
+	b.Run("find", func(b *testing.B) {
+		for b.Loop() {
+			find()
+		}
+	})
+	b.Run("find after a change", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := t.SetImage(b.Context(), admin, q.Marker, daemon.ImageChange{}); err != nil {
+				b.Fatal(err)
+			}
+			find()
+		}
+	})
+	var sink daemon.Image
+	b.Run("one", func(b *testing.B) {
+		for b.Loop() {
+			sink, _ = t.Image(b.Context(), bob, q.Marker)
+		}
+	})
+	_ = sink
+}

@@ -1,0 +1,154 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/capsuled/capsuled/daemon/store"
+	"github.com/capsuled/capsuled/imagestore"
+)
+
+// RequestImageDelete takes an image out of use: nobody may use it from now on, and its quota is free. Its bytes and its
+// name go when the collector finds that nothing needs them. A tombstone in ERROR becomes DELETED, and so does an image
+// whose bytes are awaited: it is given up. Forbidden for a protected image, Conflict while its bytes are on their way,
+// Gone when it is on its way out already.
+func (d *Daemon) RequestImageDelete(ctx context.Context, c Caller, id string) (v Image, err error) {
+	const kind = "image-delete-request"
+	defer d.refused(ctx, c, kind, id, &err)
+	upload := ""
+	err = d.store.Update(ctx, func(tx *store.Tx) error {
+		i, err := ownImage(tx, c, id)
+		if err != nil {
+			return err
+		}
+		switch {
+		case i.State == ImageError:
+			i.State = ImageDeleted
+			err = tx.PutImage(i, time.Now())
+		case i.State != ImageActive && i.State != ImagePending:
+			return settledImage(i, ImageActive)
+		case i.Protected:
+			return protectedImage(i)
+		case i.State == ImagePending && i.Digest == "":
+			if err := idleImage(tx, i); err != nil {
+				return pendingImage(err, i)
+			}
+			upload = i.Upload
+			err = tx.BuryImage(id, ImageDeleted, "", time.Now())
+		default:
+			i.State = ImageDeletePending
+			err = tx.PutImage(i, time.Now())
+		}
+		if err != nil {
+			return err
+		}
+		if i, err = tx.ImageEver(id); err != nil {
+			return err
+		}
+		v = publicImage(i)
+		return tx.Audit(auditRow(c.GUID, c.From, c.Request, kind, id, "succeeded", "it is "+string(i.State)))
+	})
+	if err != nil {
+		return Image{}, err
+	}
+	if upload != "" {
+		d.dropUpload(upload)
+	}
+	return v, nil
+}
+
+func protectedImage(i store.Image) error {
+	return errorf(Forbidden, "image %s is protected: take the protection away first", i.ID)
+}
+
+// pendingImage says that an image whose bytes an operation brings, or that is being shared, is not deleted.
+func pendingImage(err error, i store.Image) error {
+	if e := classify(err); e.Code == Busy {
+		return errorf(Conflict, "image %s is %s: %s", i.ID, i.State, e.Message)
+	}
+	return err
+}
+
+// DeleteImage is RequestImageDelete and PurgeImage at once: its name is free when the operation has ended, and capsules
+// made from it live on.
+func (d *Daemon) DeleteImage(ctx context.Context, c Caller, id string) (Operation, error) {
+	return d.beginImage(ctx, c, opImageDelete, id, func(tx *store.Tx, i store.Image) error {
+		switch {
+		case i.State != ImageActive && i.State != ImagePending:
+			return settledImage(i, ImageActive)
+		case i.Protected:
+			return protectedImage(i)
+		}
+		i.State = ImageDeletePending
+		return errors.Join(unneeded(tx, i), tx.PutImage(i, time.Now()))
+	})
+}
+
+// PurgeImage takes the bytes and the name of an image that is in DELETE_PENDING now, whatever the collector would wait
+// for. Busy while a capsule is being made from it.
+func (d *Daemon) PurgeImage(ctx context.Context, c Caller, id string) (Operation, error) {
+	return d.beginImage(ctx, c, opImageDelete, id, func(tx *store.Tx, i store.Image) error {
+		if i.State != ImageDeletePending {
+			if !i.DeletedAt.IsZero() {
+				return settledImage(i, ImageDeletePending)
+			}
+			return errorf(Conflict, "image %s is %s: ask for its deletion first", id, i.State)
+		}
+		return unneeded(tx, i)
+	})
+}
+
+// unneeded refuses to take an image away whose bytes a capsule still has to be given.
+func unneeded(tx *store.Tx, i store.Image) error {
+	why, err := neededBy(tx, i)
+	if err == nil && why != "" {
+		err = errorf(Busy, "%s: try again when that is over", why)
+	}
+	return err
+}
+
+// neededBy says what needs the record of an image and its bytes; "" when nothing does. A capsule that is made holds what
+// it was cloned from by a link of its own.
+func neededBy(tx *store.Tx, i store.Image) (string, error) {
+	for _, use := range []struct {
+		state State
+		words string
+	}{{CreatePending, "being made from"}, {ImageSharePending, "being shared that was made from"}} {
+		ids, err := tx.CapsulesFrom(i.ID, use.state)
+		if err != nil {
+			return "", err
+		}
+		if len(ids) > 0 {
+			return fmt.Sprintf("capsule %s is %s image %s", strings.Join(ids, ", "), use.words, i.ID), nil
+		}
+	}
+	return "", nil
+}
+
+// imageDelete removes the bytes of an image that is on its way out, unless another image has the same. A capsule made
+// from it keeps them by its own link.
+func (d *Daemon) imageDelete() *procedure {
+	return &procedure{
+		kind: opImageDelete, load: loadImage,
+		steps: []step{{name: "remove", do: (*act).removeFile}},
+		done:  deletedImage,
+		// Whatever is left of its bytes, no record names them: the sweep tries again.
+		fail: func(tx *store.Tx, a *act, _ *Error) error { return deletedImage(tx, a) },
+	}
+}
+
+func deletedImage(tx *store.Tx, a *act) error {
+	return tx.BuryImage(a.op.Target, ImageDeleted, "", time.Now())
+}
+
+func (a *act) removeFile(ctx context.Context) error {
+	if a.image.Upload != "" {
+		if err := a.d.images.AbortUpload(ctx, imagestore.UploadID(a.image.Upload)); err != nil {
+			return err
+		}
+	}
+	return a.d.removeBytes(ctx, imagestore.Digest(a.image.Digest), 1) // this image is one
+}

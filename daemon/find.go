@@ -1,0 +1,171 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+)
+
+// FindImages lists the images that a query asks for and that the caller may list. The order is total: what is equal in
+// the field that is sorted by goes by the time of creation and then by id, in the same direction. It reads no more of
+// the catalog than the page needs, but for sorts by other fields than the time of creation.
+func (d *Daemon) FindImages(ctx context.Context, c Caller, q ImageQuery) (ImagePage, error) {
+	if c.GUID == "" {
+		return ImagePage{}, errorf(Unauthorized, "who asks is not known")
+	}
+	by, known := imageOrders[cmp.Or(q.Sort, ByCreated)]
+	if !known {
+		return ImagePage{}, errorf(Invalid, "images cannot be sorted by %q: created_at, updated_at, name, id, size and status are possible", clip(string(q.Sort)))
+	}
+	if q.Limit < 0 {
+		return ImagePage{}, errorf(Invalid, "limit is %d: it must not be negative", q.Limit)
+	}
+	s, err := d.catalog.read(ctx)
+	if err != nil {
+		return ImagePage{}, err
+	}
+	f := newFilter(c, q, time.Now())
+	list, from := s.list, -1 // from is the place of the marker
+	if by != nil {
+		list = f.all(s.list)
+		slices.SortFunc(list, func(a, b *Image) int { return cmp.Or(by(a, b), -newestFirst(a, b)) })
+		if !q.Ascending {
+			slices.Reverse(list)
+		}
+	}
+	backward := by == nil && q.Ascending
+	if q.Marker != "" {
+		m := s.byID[q.Marker]
+		if m == nil || !f.takes(m) {
+			return ImagePage{}, errorf(Invalid, "marker %q is not in this list: it must be the id of an image that is", clip(q.Marker))
+		}
+		if by == nil {
+			from = s.place(m)
+		} else {
+			from = slices.Index(list, m)
+		}
+	} else if backward {
+		from = len(list)
+	}
+	page := ImagePage{Images: make([]Image, 0, min(cmp.Or(q.Limit, len(list)), len(list)))}
+	step := 1
+	if backward {
+		step = -1
+	}
+	for at := from + step; at >= 0 && at < len(list); at += step {
+		i := list[at]
+		if by == nil && !f.takes(i) {
+			continue
+		}
+		if q.Limit > 0 && len(page.Images) == q.Limit {
+			page.More = true
+			break
+		}
+		page.Images = append(page.Images, *i)
+	}
+	return page, nil
+}
+
+// imageOrders compare by the field of a sort, ascending. The catalog has the order of nil already.
+var imageOrders = map[ImageSort]func(a, b *Image) int{
+	ByCreated: nil,
+	ByUpdated: func(a, b *Image) int { return a.UpdatedAt.Compare(b.UpdatedAt) },
+	ByName:    func(a, b *Image) int { return cmp.Compare(a.Name, b.Name) },
+	ByID:      func(a, b *Image) int { return cmp.Compare(a.ID, b.ID) },
+	BySize:    func(a, b *Image) int { return cmp.Compare(a.FileBytes, b.FileBytes) },
+	ByState:   func(a, b *Image) int { return cmp.Compare(a.State, b.State) },
+}
+
+// filter is a query of one caller at one moment.
+type filter struct {
+	caller Caller
+	admin  bool
+	q      ImageQuery
+	now    time.Time
+	states []ImageState // none means every state
+
+	metadata [][2]string // keys and values: a map is slow to walk for every image
+}
+
+func newFilter(c Caller, q ImageQuery, now time.Time) *filter {
+	f := &filter{caller: c, admin: c.admin(), q: q, now: now, states: q.States}
+	if len(q.States) == 0 && q.ChangedSince.IsZero() {
+		f.states = []ImageState{ImageActive, ImagePending}
+	}
+	for key, value := range q.Metadata {
+		f.metadata = append(f.metadata, [2]string{key, value})
+	}
+	return f
+}
+
+func (f *filter) all(list []*Image) []*Image {
+	var out []*Image
+	for _, i := range list {
+		if f.takes(i) {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+// takes says whether an image is in the list. What is cheap and decides most comes first.
+func (f *filter) takes(i *Image) bool {
+	q := &f.q
+	own := i.Owner == f.caller.GUID
+	switch {
+	case len(f.states) > 0 && !slices.Contains(f.states, i.State),
+		!f.admin && !own && (i.Visibility != Public || i.State == ImageError), // why something failed is its owner's to know
+		q.Own && !own,
+		q.Name != nil && i.Name != *q.Name,
+		q.Owner != "" && i.Owner != q.Owner,
+		q.Visibility != "" && i.Visibility != q.Visibility,
+		q.Arrived != nil && i.State == ImagePending && i.Arrived != *q.Arrived,
+		!q.ChangedSince.IsZero() && i.UpdatedAt.Before(q.ChangedSince),
+		q.SourceCapsule != "" && i.SourceCapsule != q.SourceCapsule,
+		q.MinRAMMB != nil && i.MinRAMMB != *q.MinRAMMB,
+		q.MinDiskGB != nil && i.MinDiskGB != *q.MinDiskGB,
+		q.SizeMin != nil && i.FileBytes < *q.SizeMin,
+		q.SizeMax != nil && i.FileBytes > *q.SizeMax,
+		q.Format != "" && i.Format != q.Format,
+		q.Protected != nil && i.Protected != *q.Protected,
+		gone(i, f.now):
+		return false
+	}
+	for _, want := range f.metadata {
+		if got, ok := i.Metadata[want[0]]; !ok || got != want[1] {
+			return false
+		}
+	}
+	return true
+}
+
+// Images lists the images that live and that the caller may list, oldest first.
+func (d *Daemon) Images(ctx context.Context, c Caller) ([]Image, error) {
+	page, err := d.FindImages(ctx, c, ImageQuery{States: []ImageState{ImagePending, ImageActive, ImageDeletePending}, Ascending: true})
+	return page.Images, err
+}
+
+// Image reads one image, also one that is on its way out, and a tombstone for as long as these are kept.
+func (d *Daemon) Image(ctx context.Context, c Caller, id string) (Image, error) {
+	if c.GUID == "" {
+		return Image{}, errorf(Unauthorized, "who asks is not known")
+	}
+	s, err := d.catalog.read(ctx)
+	if err != nil {
+		return Image{}, err
+	}
+	i := s.byID[id]
+	if i == nil || !sees(c, i) || gone(i, time.Now()) {
+		return Image{}, errorf(NotFound, "no image %s", clip(id))
+	}
+	return *i, nil
+}
+
+// sees says who may know an image by its id (images contract, section 7). Why one failed is its owner's to know.
+func sees(c Caller, i *Image) bool {
+	if c.admin() {
+		return true
+	}
+	return c.GUID != "" && (i.Owner == c.GUID || i.Visibility != Private && i.State != ImageError)
+}
