@@ -18,6 +18,7 @@ type exchange struct {
 	id     string
 	route  string
 	quiet  bool
+	plain  bool
 	caller daemon.Caller
 	peer   *peer
 }

@@ -39,6 +39,7 @@ type Options struct {
 // Server serves the API. It is made by New, used by one Serve, and ended by Shutdown.
 type Server struct {
 	daemon   verbs
+	images   imageLife
 	log      *slog.Logger
 	metrics  *metrics
 	scraped  http.Handler
@@ -60,6 +61,10 @@ func New(opt Options) (*Server, error) {
 	if opt.Daemon == nil || opt.Log == nil || opt.Registerer == nil || opt.Metrics == nil {
 		return nil, errors.New("api: Daemon, Log, Registerer and Metrics are required")
 	}
+	images, ok := opt.Daemon.(imageLife)
+	if !ok {
+		return nil, fmt.Errorf("api: %T lacks the verbs of images", opt.Daemon)
+	}
 	tokens, err := newTokens(opt.SecretFile, opt.Admins)
 	if err != nil {
 		return nil, err
@@ -75,7 +80,7 @@ func New(opt Options) (*Server, error) {
 		opt.Version = "devel"
 	}
 	s := &Server{
-		daemon: opt.Daemon, log: opt.Log, metrics: m, scraped: opt.Metrics, tokens: tokens, groups: opt.Groups,
+		daemon: opt.Daemon, images: images, log: opt.Log, metrics: m, scraped: opt.Metrics, tokens: tokens, groups: opt.Groups,
 		software: "capsuled/" + opt.Version,
 		slots:    map[string]chan struct{}{},
 	}
