@@ -237,8 +237,8 @@ func TestExitStatus(t *testing.T) {
 			}
 		}
 	}
-	if runs != 2*11 {
-		t.Errorf("%d codes in the table, want the daemon's 11", runs/2)
+	if runs != 2*12 {
+		t.Errorf("%d codes in the table, want the daemon's 12", runs/2)
 	}
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
