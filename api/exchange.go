@@ -18,6 +18,7 @@ type exchange struct {
 	id     string
 	route  string
 	quiet  bool
+	plain  bool
 	caller daemon.Caller
 	peer   *peer
 	fail   func(http.ResponseWriter, *http.Request, error) // answers in the dialect of the path

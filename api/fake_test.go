@@ -17,7 +17,10 @@ var epoch = time.Date(2026, 3, 1, 12, 30, 45, 0, time.FixedZone("CET", 3600))
 type fakeDaemon struct {
 	mu       sync.Mutex // guards what follows
 	capsules map[string]*daemon.Capsule
-	images   map[string]*daemon.Image
+	images   map[string]*fakeImage
+	queries  []daemon.ImageQuery
+	changes  []daemon.ImageChange
+	shares   []daemon.NewShare
 	ops      []*fakeOperation
 	callers  []daemon.Caller // of every verb
 	asked    []daemon.NewCapsule
@@ -36,10 +39,11 @@ type fakeOperation struct {
 }
 
 func newFake() *fakeDaemon {
-	f := &fakeDaemon{capsules: map[string]*daemon.Capsule{}, images: map[string]*daemon.Image{}, ready: daemon.Readiness{Ready: true}}
-	f.images["image-1"] = &daemon.Image{ID: "image-1", Name: "jammy", Description: "two\nlines", State: daemon.ImageActive, Visibility: daemon.Public,
-		Owner: "root", Digest: "sha256:00ff", Format: "qcow2", FileBytes: 20 << 20, VirtualBytes: 10 << 30,
-		LoginUser: "dcuser", LoginPassword: "dcuser", CreatedAt: epoch, UpdatedAt: epoch}
+	f := &fakeDaemon{capsules: map[string]*daemon.Capsule{}, images: map[string]*fakeImage{}, ready: daemon.Readiness{Ready: true}}
+	f.images["image-1"] = &fakeImage{Image: daemon.Image{ID: "image-1", Name: "jammy", Description: "two\nlines", State: daemon.ImageActive, Visibility: daemon.Public,
+		Owner: "root", Digest: jammyDigest, Format: "qcow2", FileBytes: int64(len(jammy)), VirtualBytes: 10 << 30, Protected: true, MinDiskGB: 10, MinRAMMB: 512,
+		Metadata: map[string]string{"os": "linux"}, SourceCapsule: firstCapsule, LoginUser: "dcuser", LoginPassword: "dcuser", CreatedAt: epoch, UpdatedAt: epoch},
+		bytes: []byte(jammy)}
 	return f
 }
 
@@ -222,54 +226,6 @@ func (f *fakeDaemon) Operations(ctx context.Context, c daemon.Caller, filter dae
 		}
 	}
 	return found, nil
-}
-
-func (f *fakeDaemon) AddImage(ctx context.Context, c daemon.Caller, n daemon.NewImage) (daemon.Image, daemon.Operation, error) {
-	if err := f.enter(ctx, c); err != nil {
-		return daemon.Image{}, daemon.Operation{}, err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.added = append(f.added, n)
-	img := &daemon.Image{ID: fmt.Sprintf("image-%d", len(f.images)+1), Name: n.Name, State: daemon.ImagePending, Owner: c.GUID, CreatedAt: epoch, UpdatedAt: epoch}
-	f.images[img.ID] = img
-	return *img, f.begin(c, "image-add", img.ID), nil
-}
-
-func (f *fakeDaemon) Images(ctx context.Context, c daemon.Caller) ([]daemon.Image, error) {
-	if err := f.enter(ctx, c); err != nil {
-		return nil, err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	var found []daemon.Image
-	for _, img := range f.images {
-		found = append(found, *img)
-	}
-	return found, nil
-}
-
-func (f *fakeDaemon) Image(ctx context.Context, c daemon.Caller, id string) (daemon.Image, error) {
-	if err := f.enter(ctx, c); err != nil {
-		return daemon.Image{}, err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	img, ok := f.images[id]
-	if !ok {
-		return daemon.Image{}, &daemon.Error{Code: daemon.NotFound, Message: "no such image"}
-	}
-	return *img, nil
-}
-
-func (f *fakeDaemon) DeleteImage(ctx context.Context, c daemon.Caller, id string) (daemon.Operation, error) {
-	if _, err := f.Image(ctx, c, id); err != nil {
-		return daemon.Operation{}, err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.images[id].State = daemon.ImageDeletePending
-	return f.begin(c, "image-delete", id), nil
 }
 
 func (f *fakeDaemon) Ready() daemon.Readiness {

@@ -14,16 +14,15 @@ import (
 	"github.com/capsuled/capsuled/daemon"
 )
 
-// idle is how long a body that is a file may stand still.
-const idle = 30 * time.Second
+// idle is how long a body that is a file may stand still, and slowest how many bytes must come of it in that time.
+const (
+	idle    = 30 * time.Second
+	slowest = 16 << 10
+)
 
 // newFamilies are the image dialects, each with the paths that it speaks for.
 func newFamilies(opt Options) []dialect.Family {
-	var families []dialect.Family
-	if d, ok := opt.Daemon.(synnefoVerbs); ok {
-		families = append(families, synnefo.New(synnefo.Options{Daemon: d})...)
-	}
-	return families
+	return synnefo.New(synnefo.Options{Daemon: opt.Daemon})
 }
 
 // speak answers a request in the dialect of a family.
@@ -142,17 +141,40 @@ func base(r *http.Request) string {
 	return scheme + "://" + r.Host
 }
 
-// patientReader reads a body for as long as something comes.
+// patientReader reads a body for as long as it comes at no less than slowest bytes in each span of idle: whoever sends a
+// byte now and then must not keep a connection for ever.
 type patientReader struct {
-	body io.Reader
-	on   *http.ResponseController
+	body  io.Reader
+	on    *http.ResponseController
+	until time.Time       // end of the present span
+	moved int64           // bytes in it
+	ended <-chan struct{} // when nothing more may be read; may be nil
 }
 
 func (p *patientReader) Read(b []byte) (int, error) {
-	if err := p.on.SetReadDeadline(time.Now().Add(idle)); err != nil {
-		return 0, err
+	select {
+	case <-p.ended:
+		return 0, context.Canceled
+	default:
 	}
-	return p.body.Read(b)
+	// A span that passed before this call was our own doing: we were slow to ask.
+	if now := time.Now(); p.moved >= slowest || now.After(p.until) {
+		p.until, p.moved = now.Add(idle), 0
+		if err := p.on.SetReadDeadline(p.until); err != nil {
+			return 0, err
+		}
+		// The server's own limit counts from the request's header, and the reply comes after all of the body.
+		if err := p.on.SetWriteDeadline(p.until.Add(requestTime)); err != nil {
+			return 0, err
+		}
+	}
+	n, err := p.body.Read(b)
+	p.moved += int64(n)
+	if err == io.EOF {
+		// What is read from here on only notices that the caller leaves, and a deadline would be taken for that.
+		_ = p.on.SetReadDeadline(time.Time{})
+	}
+	return n, err
 }
 
 // patientWriter writes a reply for as long as something is taken.

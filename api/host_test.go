@@ -63,16 +63,7 @@ func start(t *testing.T, change func(*api.Options)) *host {
 	dir := openDir(t)
 	h := &host{fakeDaemon: newFake(), log: &logBuffer{}, socket: filepath.Join(dir, "d.sock"), secret: filepath.Join(dir, "secret"), served: make(chan error, 1)}
 	write(t, h.secret, secret+"\n", 0o600)
-	registry := prometheus.NewPedanticRegistry()
-	opt := api.Options{
-		Daemon:     h.fakeDaemon,
-		Log:        slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Registerer: registry,
-		Metrics:    promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
-		Version:    "1.2.3",
-		SecretFile: h.secret,
-		Admins:     []string{"boss"},
-	}
+	opt := options(h)
 	if change != nil {
 		change(&opt)
 	}
@@ -98,6 +89,20 @@ func start(t *testing.T, change func(*api.Options)) *host {
 		}
 	})
 	return h
+}
+
+// options are those of a server before a host's daemon.
+func options(h *host) api.Options {
+	registry := prometheus.NewPedanticRegistry()
+	return api.Options{
+		Daemon:     h.fakeDaemon,
+		Log:        slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Registerer: registry,
+		Metrics:    promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
+		Version:    "1.2.3",
+		SecretFile: h.secret,
+		Admins:     []string{"boss"},
+	}
 }
 
 // openDir is a temporary directory that every user may enter.
@@ -157,15 +162,15 @@ func do(t *testing.T, client *http.Client, r *http.Request) answer {
 func request(t *testing.T, method, url, body string, head ...string) *http.Request {
 	t.Helper()
 	r := must[*http.Request](t)(http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body)))
-	if body != "" {
+	for _, line := range head {
+		name, value, _ := strings.Cut(line, ": ")
+		r.Header.Add(name, value)
+	}
+	if body != "" && r.Header.Get("Content-Type") == "" {
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		if strings.Contains(url, "/v1/") {
 			r.Header.Set("Content-Type", "application/json")
 		}
-	}
-	for _, line := range head {
-		name, value, _ := strings.Cut(line, ": ")
-		r.Header.Add(name, value)
 	}
 	return r
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	_ "embed"
 	"net/http"
-	"path/filepath"
 	"regexp"
 	"time"
 
@@ -98,100 +97,19 @@ func (s *Server) operation(ctx context.Context, c daemon.Caller, id string, wait
 	return s.daemon.WaitOperation(ctx, c, id)
 }
 
-func (s *Server) listImages(_ http.ResponseWriter, r *http.Request, c daemon.Caller) (reply, error) {
-	if _, err := readQuery(r, noParams); err != nil {
-		return reply{}, err
-	}
-	found, err := s.daemon.Images(r.Context(), c)
+func (s *Server) cancelOperation(w http.ResponseWriter, r *http.Request, c daemon.Caller) (reply, error) {
+	id, err := pathID(r, "operation")
 	if err != nil {
 		return reply{}, err
 	}
-	list := wire.ImageList{Images: make([]wire.Image, len(found))}
-	for i, img := range found {
-		list.Images[i] = image(img)
+	if err := readNothing(w, r); err != nil {
+		return reply{}, err
 	}
-	return reply{body: list}, nil
-}
-
-func (s *Server) addImage(w http.ResponseWriter, r *http.Request, c daemon.Caller) (reply, error) {
-	want, err := readNewImage(w, r)
+	op, err := s.daemon.CancelOperation(r.Context(), c, id)
 	if err != nil {
 		return reply{}, err
 	}
-	img, op, err := s.daemon.AddImage(r.Context(), c, want)
-	if err != nil {
-		return reply{}, err
-	}
-	p := accepted(img.ID, op)
-	p.location = "/v1/images/" + img.ID
-	return p, nil
-}
-
-// newImageChecks are the limits of the contract's columns. A path is only held to be one here: whether this caller may
-// name it, and what lies there, the daemon and the image store decide.
-var newImageChecks = []struct {
-	name  string
-	check check
-	value func(*wire.NewImage) *string
-}{
-	{"name", line(1, daemon.MaxImageName), func(n *wire.NewImage) *string { return &n.Name }},
-	{"description", text(daemon.MaxImageDescription), func(n *wire.NewImage) *string { return &n.Description }},
-	{"path", line(1, daemon.MaxImagePath), func(n *wire.NewImage) *string { return &n.Path }},
-	{"login_user", line(0, daemon.MaxLoginUser), func(n *wire.NewImage) *string { return &n.LoginUser }},
-	{"login_password", line(0, daemon.MaxImagePassword), func(n *wire.NewImage) *string { return &n.LoginPassword }},
-}
-
-func readNewImage(w http.ResponseWriter, r *http.Request) (daemon.NewImage, error) {
-	var n wire.NewImage
-	if err := readDocument(w, r, &n); err != nil {
-		return daemon.NewImage{}, err
-	}
-	for _, c := range newImageChecks {
-		v, err := c.check(*c.value(&n))
-		if err != nil {
-			return daemon.NewImage{}, invalid("%s %v", c.name, err)
-		}
-		*c.value(&n) = v
-	}
-	if !filepath.IsAbs(n.Path) || filepath.Clean(n.Path) != n.Path {
-		return daemon.NewImage{}, invalid("path must be absolute, without . or .. or repeated slashes")
-	}
-	visibility := daemon.Private
-	if n.Public {
-		visibility = daemon.Public
-	}
-	return daemon.NewImage{Name: n.Name, Description: n.Description, Visibility: visibility, Path: n.Path,
-		LoginUser: n.LoginUser, LoginPassword: n.LoginPassword}, nil
-}
-
-func (s *Server) showImage(_ http.ResponseWriter, r *http.Request, c daemon.Caller) (reply, error) {
-	id, err := pathID(r, "image")
-	if err != nil {
-		return reply{}, err
-	}
-	if _, err := readQuery(r, noParams); err != nil {
-		return reply{}, err
-	}
-	img, err := s.daemon.Image(r.Context(), c, id)
-	if err != nil {
-		return reply{}, err
-	}
-	return reply{body: image(img)}, nil
-}
-
-func (s *Server) deleteImage(_ http.ResponseWriter, r *http.Request, c daemon.Caller) (reply, error) {
-	id, err := pathID(r, "image")
-	if err != nil {
-		return reply{}, err
-	}
-	if _, err := readQuery(r, noParams); err != nil {
-		return reply{}, err
-	}
-	op, err := s.daemon.DeleteImage(r.Context(), c, id)
-	if err != nil {
-		return reply{}, err
-	}
-	return accepted(id, op), nil
+	return reply{status: http.StatusAccepted, operation: op.ID, body: operation(op)}, nil
 }
 
 func accepted(id string, op daemon.Operation) reply {

@@ -5,25 +5,6 @@ import (
 	"github.com/capsuled/capsuled/daemon"
 )
 
-func image(i daemon.Image) wire.Image {
-	return wire.Image{
-		ID:            i.ID,
-		Name:          i.Name,
-		Description:   i.Description,
-		State:         string(i.State),
-		Public:        i.Visibility == daemon.Public,
-		Owner:         i.Owner,
-		Digest:        i.Digest,
-		Format:        i.Format,
-		FileBytes:     i.FileBytes,
-		VirtualBytes:  i.VirtualBytes,
-		LoginUser:     i.LoginUser,
-		LoginPassword: i.LoginPassword,
-		CreatedAt:     i.CreatedAt.UTC(),
-		UpdatedAt:     i.UpdatedAt.UTC(),
-	}
-}
-
 func operation(o daemon.Operation) wire.Operation {
 	op := wire.Operation{
 		ID:       o.ID,

@@ -74,12 +74,14 @@ func TestDocumentHasEveryField(t *testing.T) {
 	doc := parseDocument(t)
 	want := map[string][]string{"Code": nil}
 	for _, body := range []any{wire.Error{}, wire.Created{}, wire.StatusList{}, wire.Status{}, wire.Role{}, wire.VMList{}, wire.VMInfo{}, wire.Problem{},
-		wire.NewImage{}, wire.Image{}, wire.ImageList{}, wire.Accepted{}, wire.Operation{}, wire.Step{}, wire.OperationList{}, wire.Health{},
+		wire.NewImage{}, wire.Image{}, wire.ImageList{}, wire.ImageChange{}, wire.NewShare{}, wire.ImageUpload{}, wire.ImageWaste{}, wire.ImageWasteList{},
+		wire.ImageInfoList{}, wire.ImageInfo{}, wire.Accepted{}, wire.Operation{}, wire.Step{}, wire.OperationList{}, wire.Health{},
 		wire.CapsuleType{}, wire.Proof{}, wire.Check{}, wire.Chain{}, wire.SwitchRecord{}, wire.SwitchRecordList{}, wire.Policy{}, wire.PolicyList{},
 		wire.PolicyView{}, wire.Traffic{}, wire.Explanation{}, wire.Finding{}, wire.FindingList{}} {
 		want[reflect.TypeOf(body).Name()] = jsonNames(reflect.TypeOf(body))
 	}
-	for name, ps := range map[string]params{"CreateCapsule": createParams, "Capsule": vmidParams, "SwitchCapsule": switchParams, "Show": showParams} {
+	for name, ps := range map[string]params{"CreateCapsule": createParams, "Capsule": vmidParams, "SwitchCapsule": switchParams, "Show": showParams,
+		"ShareImage": shareParams, "DescribeImage": describeParams, "ImageID": imageIDParams} {
 		for _, p := range ps {
 			want[name] = append(want[name], p.name)
 		}
@@ -90,6 +92,27 @@ func TestDocumentHasEveryField(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("schemas (-code +document):\n%s", diff)
+	}
+}
+
+// The parameters of a query are those of the code, and each response that a route names is there.
+func TestDocumentHasEveryParameter(t *testing.T) {
+	named := regexp.MustCompile(`name: ([\w-]+), in: query`)
+	for operation, ps := range map[string]params{"listOperations": operationsParams, "showOperation": operationParams, "listImages": imagesParams,
+		"deleteImage": deleteParams, "collectImages": gcParams, "uploadImage": uploadParams, "checkImageName": imageNameParams, "getImage": imageIDParams,
+		"explainPacket": explainParams, "showImage": noParams} {
+		_, rest, ok := strings.Cut(string(openAPI), "      operationId: "+operation+"\n")
+		rest, _, _ = strings.Cut(rest, "      responses:\n")
+		var got, want []string
+		for _, m := range named.FindAllStringSubmatch(rest, -1) {
+			got = append(got, m[1])
+		}
+		for _, p := range ps {
+			want = append(want, p.name)
+		}
+		if diff := cmp.Diff(want, got); diff != "" || !ok {
+			t.Errorf("%s (-code +document):\n%s", operation, diff)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"io"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -16,6 +17,7 @@ type reply struct {
 	body      any    // JSON; nil means none
 	text      []byte // sent as it is, with contentType
 	mediaType string
+	header    http.Header      // added to the reply; may be nil
 	location  string           // Location header
 	operation string           // id of the operation that the call began
 	retry     string           // Retry-After, in seconds
@@ -28,6 +30,9 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, p reply) {
 		return
 	}
 	h := w.Header()
+	for k, v := range p.header {
+		h[k] = v
+	}
 	if p.location != "" {
 		h.Set("Location", p.location)
 	}
@@ -67,6 +72,13 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		h.Set("Retry-After", v)
 	}
 	s.logFailure(r, status, sent.Code, err)
+	if x.plain && status == http.StatusBadRequest {
+		h.Set("Content-Type", "text/plain; charset=utf-8")
+		h.Set("Content-Length", strconv.Itoa(len(sent.Message)))
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, sent.Message)
+		return
+	}
 	writeJSON(w, status, d.body(status, sent.Code, sent.Message, x.id))
 }
 

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"io"
 	"maps"
 	"net/http"
 	"path"
@@ -24,6 +25,8 @@ type route struct {
 	open         bool          // needs no identity
 	quiet        bool          // is polled by machines: a success is logged at debug level only
 	poll         time.Duration // how long it may wait beyond requestTime
+	stream       bool          // its body, or its reply, is a file: no time bounds it while bytes move
+	plain        bool          // answers 400 with the bare message (capsule contract, section 4.1: T)
 	handle       func(*Server, http.ResponseWriter, *http.Request, daemon.Caller) (reply, error)
 }
 
@@ -36,6 +39,17 @@ var routes = []route{
 	{method: "POST", path: "/deletevm", handle: (*Server).deleteCapsule},
 	{method: "GET", path: "/listvms", handle: (*Server).listCapsules},
 
+	{method: "POST", path: "/shareimage", handle: (*Server).shareImage},
+	{method: "PUT", path: "/shareimage", handle: (*Server).describeImage},
+	{method: "PUT", path: "/activateimage", handle: (*Server).activateImage},
+	{method: "GET", path: "/checkimagename", plain: true, handle: (*Server).checkImageName},
+	{method: "GET", path: "/listallimages", handle: (*Server).listAllImages},
+	{method: "GET", path: "/listactiveimages", handle: (*Server).listActiveImages},
+	{method: "GET", path: "/listmyimages", handle: (*Server).listMyImages},
+	{method: "GET", path: "/getimage", plain: true, handle: (*Server).getImage},
+	{method: "PUT", path: "/requestimagedelete", handle: (*Server).requestImageDelete},
+	{method: "DELETE", path: "/deleteimage", handle: (*Server).purgeImage},
+
 	{method: "GET", path: "/healthz", open: true, quiet: true, handle: (*Server).health},
 	{method: "GET", path: "/readyz", open: true, quiet: true, handle: (*Server).ready},
 	{method: "GET", path: "/metrics", quiet: true, handle: (*Server).scrape},
@@ -43,6 +57,7 @@ var routes = []route{
 	{method: "GET", path: "/v1/capsules", handle: (*Server).nativeCapsules},
 	{method: "GET", path: "/v1/capsules/{id}", handle: (*Server).nativeCapsule},
 	{method: "POST", path: "/v1/capsules/{id}/resume", handle: (*Server).resumeCapsule},
+	{method: "POST", path: "/v1/capsules/{id}/share", handle: (*Server).shareCapsule},
 	{method: "PUT", path: "/v1/capsules/{id}/type", handle: (*Server).setCapsuleType},
 	{method: "GET", path: "/v1/capsules/{id}/proof", handle: (*Server).proveCapsule},
 	{method: "GET", path: "/v1/capsules/{id}/records", handle: (*Server).switchRecords},
@@ -53,10 +68,16 @@ var routes = []route{
 	{method: "GET", path: "/v1/doctor", handle: (*Server).doctor},
 	{method: "GET", path: "/v1/operations", handle: (*Server).listOperations},
 	{method: "GET", path: "/v1/operations/{id}", poll: maxWait * time.Second, handle: (*Server).showOperation},
+	{method: "POST", path: "/v1/operations/{id}/cancel", handle: (*Server).cancelOperation},
 	{method: "GET", path: "/v1/images", handle: (*Server).listImages},
 	{method: "POST", path: "/v1/images", handle: (*Server).addImage},
+	{method: "POST", path: "/v1/images/gc", handle: (*Server).collectImages},
 	{method: "GET", path: "/v1/images/{id}", handle: (*Server).showImage},
+	{method: "PATCH", path: "/v1/images/{id}", handle: (*Server).setImage},
 	{method: "DELETE", path: "/v1/images/{id}", handle: (*Server).deleteImage},
+	{method: "POST", path: "/v1/images/{id}/verify", handle: (*Server).verifyImage},
+	{method: "GET", path: "/v1/images/{id}/file", stream: true, handle: (*Server).exportImage},
+	{method: "PUT", path: "/v1/images/{id}/file", stream: true, handle: (*Server).uploadImage},
 }
 
 // name is how metrics call the route: one name for both of its paths.
@@ -125,7 +146,7 @@ func (s *Server) dispatch(w http.ResponseWriter, r *http.Request, methods map[st
 		return
 	}
 	x := exchangeOf(r)
-	x.route, x.quiet = rt.name(), rt.quiet
+	x.route, x.quiet, x.plain = rt.name(), rt.quiet, rt.plain
 	if !rt.open {
 		caller, err := s.identify(r)
 		if err != nil {
@@ -134,13 +155,37 @@ func (s *Server) dispatch(w http.ResponseWriter, r *http.Request, methods map[st
 		}
 		x.caller = caller
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), requestTime+rt.poll)
+	ctx, cancel := s.bound(w, r, rt)
 	defer cancel()
 	r = r.WithContext(ctx)
+	if rt.stream {
+		r.Body = struct {
+			io.Reader
+			io.Closer
+		}{&patientReader{body: r.Body, on: http.NewResponseController(w), ended: ctx.Done()}, r.Body}
+	}
 	answer, err := rt.handle(s, w, r, x.caller)
+	if rt.stream {
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(idle)) // the server's own may have passed
+	}
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
 	s.answer(w, r, answer)
+}
+
+// bound is the context of a call. That of a stream ends with its connection, or when the server shuts down: an upload
+// goes on from where it was cut, so that nobody waits for it.
+func (s *Server) bound(w http.ResponseWriter, r *http.Request, rt route) (context.Context, context.CancelFunc) {
+	if !rt.stream {
+		return context.WithTimeout(r.Context(), requestTime+rt.poll)
+	}
+	if r.Body == http.NoBody {
+		// net/http reads on to notice that the caller leaves; when its deadline passes it takes that for leaving.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	stop := context.AfterFunc(s.closing, cancel)
+	return ctx, func() { stop(); cancel() }
 }

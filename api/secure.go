@@ -163,6 +163,10 @@ func readNothing(w http.ResponseWriter, r *http.Request) error {
 	if _, err := readQuery(r, noParams); err != nil {
 		return err
 	}
+	return readNoBody(w, r)
+}
+
+func readNoBody(w http.ResponseWriter, r *http.Request) error {
 	body, err := readBody(w, r, "application/json")
 	if err == nil && body != "" {
 		return invalid("this call takes no body")

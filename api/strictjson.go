@@ -44,6 +44,11 @@ func decodeJSON(body string, into any) error {
 		case bytes.Equal(value, []byte("null")):
 			return invalid("%s must not be null", name)
 		}
+		if value[0] == '{' {
+			if err := distinct(name, value); err != nil {
+				return err
+			}
+		}
 		seen[name] = true
 	}
 	if _, err := dec.Token(); err != nil {
@@ -58,6 +63,35 @@ func decodeJSON(body string, into any) error {
 	}
 	if err != nil {
 		return malformed(err)
+	}
+	return nil
+}
+
+// distinct holds a map of texts to the same rules: encoding/json would take the last of two values, and "" for null. What
+// is no map of texts is left to the decoder of its field.
+func distinct(field string, value json.RawMessage) error {
+	dec := json.NewDecoder(bytes.NewReader(value))
+	if _, err := dec.Token(); err != nil {
+		return malformed(err)
+	}
+	seen := map[string]bool{}
+	for dec.More() {
+		t, err := dec.Token()
+		name, ok := t.(string)
+		if err != nil || !ok {
+			return malformed(err)
+		}
+		var item json.RawMessage
+		if err := dec.Decode(&item); err != nil {
+			return malformed(err)
+		}
+		switch {
+		case seen[name]:
+			return invalid("%s has %.255q more than once", field, name)
+		case item[0] != '"':
+			return invalid("%s must have texts and nothing else", field)
+		}
+		seen[name] = true
 	}
 	return nil
 }
@@ -85,8 +119,12 @@ func nameParams(names []string) params {
 }
 
 func jsonKind(t reflect.Type) string {
-	if t.Kind() == reflect.Bool {
-		return "boolean"
+	if kind, ok := jsonKinds[t.Kind()]; ok {
+		return kind
 	}
 	return t.Kind().String()
 }
+
+// jsonKinds are the words of JSON, where they are not those of Go.
+var jsonKinds = map[reflect.Kind]string{reflect.Bool: "boolean", reflect.Int: "whole number", reflect.Int64: "whole number",
+	reflect.Map: "object", reflect.Slice: "array"}

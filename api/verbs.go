@@ -2,6 +2,8 @@ package api
 
 import (
 	"context"
+	"io"
+	"os"
 
 	"github.com/capsuled/capsuled/daemon"
 )
@@ -59,17 +61,30 @@ type operations interface {
 	Operations(context.Context, daemon.Caller, daemon.OperationFilter) ([]daemon.Operation, error)
 }
 
+// images is the records of images, their bytes and their end.
 type images interface {
+	// AddImage begins to take an image in; without a file or a URL its bytes are awaited, and the operation is zero.
 	AddImage(context.Context, daemon.Caller, daemon.NewImage) (daemon.Image, daemon.Operation, error)
-	Images(ctx context.Context, c daemon.Caller) ([]daemon.Image, error)
 	Image(ctx context.Context, c daemon.Caller, id string) (daemon.Image, error)
-	DeleteImage(ctx context.Context, c daemon.Caller, id string) (daemon.Operation, error)
-}
-
-// synnefoVerbs is what package synnefo asks of the daemon.
-type synnefoVerbs interface {
+	// AppendImage adds bytes to an image that awaits them, from offset on; -1 begins anew. A wrong offset is a Conflict,
+	// and the ImageUpload with it says how much there is.
+	AppendImage(ctx context.Context, c daemon.Caller, id string, offset int64, r io.Reader) (daemon.ImageUpload, error)
+	FinishImage(ctx context.Context, c daemon.Caller, id string) (daemon.Operation, error)
+	ImageProgress(ctx context.Context, c daemon.Caller, id string) (daemon.ImageUpload, error)
+	// OpenImage opens the bytes of an ACTIVE image; the caller closes the file.
+	OpenImage(ctx context.Context, c daemon.Caller, id string) (*os.File, daemon.Image, error)
 	FindImages(context.Context, daemon.Caller, daemon.ImageQuery) (daemon.ImagePage, error)
-	Image(ctx context.Context, c daemon.Caller, id string) (daemon.Image, error)
 	SetImage(ctx context.Context, c daemon.Caller, id string, ch daemon.ImageChange) (daemon.Image, error)
+	// DeleteImage marks an image and removes what is marked.
+	DeleteImage(ctx context.Context, c daemon.Caller, id string) (daemon.Operation, error)
+	// RequestImageDelete marks an image; PurgeImage removes what is marked.
 	RequestImageDelete(ctx context.Context, c daemon.Caller, id string) (daemon.Image, error)
+	PurgeImage(ctx context.Context, c daemon.Caller, id string) (daemon.Operation, error)
+	ActivateImage(ctx context.Context, c daemon.Caller, id string) (daemon.Image, error)
+	// ImageNameFree is nil, or a Conflict.
+	ImageNameFree(ctx context.Context, c daemon.Caller, name string) error
+	ShareCapsule(context.Context, daemon.Caller, daemon.NewShare) (daemon.Image, daemon.Operation, error)
+	VerifyImage(ctx context.Context, c daemon.Caller, id string) (daemon.Operation, error)
+	CollectImages(ctx context.Context, c daemon.Caller, dryRun bool) ([]daemon.ImageWaste, error)
+	CancelOperation(ctx context.Context, c daemon.Caller, id string) (daemon.Operation, error)
 }

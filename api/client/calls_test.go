@@ -63,12 +63,45 @@ var calls = []struct {
 		}},
 	{"images", `{"images":[{"id":"i-1","file_bytes":5}]}`, "GET /v1/images [] ",
 		wire.ImageList{Images: []wire.Image{{ID: "i-1", FileBytes: 5}}},
-		func(ctx context.Context, c *client.Client) (any, error) { return c.Images(ctx) }},
+		func(ctx context.Context, c *client.Client) (any, error) { return c.Images(ctx, client.ImageFilter{}) }},
 	{"image", `{"id":"i-1"}`, "GET /v1/images/i-1 [] ", wire.Image{ID: "i-1"},
 		func(ctx context.Context, c *client.Client) (any, error) { return c.Image(ctx, "i-1") }},
 	{"delete image", `{"id":"i-1","operation":{"id":"op-1"}}`, "DELETE /v1/images/i-1 [] ",
 		wire.Accepted{ID: "i-1", Operation: wire.Operation{ID: "op-1"}},
 		func(ctx context.Context, c *client.Client) (any, error) { return c.DeleteImage(ctx, "i-1") }},
+	{"some images", `{"images":[],"more":true}`, "GET /v1/images?limit=5&marker=i-1&name=a+b&owner=me&state=any&visibility=public [] ",
+		wire.ImageList{Images: []wire.Image{}, More: true},
+		func(ctx context.Context, c *client.Client) (any, error) {
+			return c.Images(ctx, client.ImageFilter{Name: "a b", State: "any", Owner: "me", Visibility: "public", Limit: 5, Marker: "i-1"})
+		}},
+	{"add image from a URL", `{"id":"i-1"}`, "POST /v1/images " + jsonBody + `{"name":"n","public":false,"visibility":"shared","digest":"d","url":"https://h/x"}`,
+		wire.Accepted{ID: "i-1"}, func(ctx context.Context, c *client.Client) (any, error) {
+			return c.AddImage(ctx, wire.NewImage{Name: "n", Visibility: "shared", URL: "https://h/x", Digest: "d"})
+		}},
+	{"new upload", `{"id":"i-1"}`, "POST /v1/images " + jsonBody + `{"name":"n","public":false,"bytes":5}`, wire.Image{ID: "i-1"},
+		func(ctx context.Context, c *client.Client) (any, error) {
+			n := int64(5)
+			return c.NewUpload(ctx, wire.NewImage{Name: "n", Bytes: &n})
+		}},
+	{"set image", `{"id":"i-1"}`, "PATCH /v1/images/i-1 " + jsonBody + `{"name":"","protected":false,"min_disk_gb":0,"metadata":{"a":""},"remove_metadata":["b"]}`,
+		wire.Image{ID: "i-1"}, func(ctx context.Context, c *client.Client) (any, error) {
+			return c.SetImage(ctx, "i-1", wire.ImageChange{Name: new(string), Protected: &no, MinDiskGB: new(int), Metadata: map[string]string{"a": ""}, RemoveMetadata: []string{"b"}})
+		}},
+	{"delete image later", `{"id":"i-1"}`, "DELETE /v1/images/i-1?later=true [] ", wire.Image{ID: "i-1"},
+		func(ctx context.Context, c *client.Client) (any, error) { return c.RequestImageDelete(ctx, "i-1") }},
+	{"verify image", `{"id":"i-1"}`, "POST /v1/images/i-1/verify [] ", wire.Accepted{ID: "i-1"},
+		func(ctx context.Context, c *client.Client) (any, error) { return c.VerifyImage(ctx, "i-1") }},
+	{"collect images", `{"dry_run":true,"waste":[{"id":"i-1","kept":"x"}]}`, "POST /v1/images/gc?dry_run=true [] ",
+		wire.ImageWasteList{DryRun: true, Waste: []wire.ImageWaste{{ID: "i-1", Kept: "x"}}},
+		func(ctx context.Context, c *client.Client) (any, error) { return c.CollectImages(ctx, true) }},
+	{"share", `{"id":"i-1"}`, "POST /v1/capsules/" + id + "/share " + jsonBody + `{"name":"n","public":true}`, wire.Accepted{ID: "i-1"},
+		func(ctx context.Context, c *client.Client) (any, error) {
+			return c.ShareCapsule(ctx, id, wire.NewShare{Name: "n", Public: true})
+		}},
+	{"activate", `{"imageId":"i-1"}`, "PUT /activateimage " + form + "imageId=i-1", wire.ImageInfo{ImageID: "i-1"},
+		func(ctx context.Context, c *client.Client) (any, error) { return c.ActivateImage(ctx, "i-1") }},
+	{"cancel", `{"id":"op-1"}`, "POST /v1/operations/op-1/cancel [] ", wire.Operation{ID: "op-1"},
+		func(ctx context.Context, c *client.Client) (any, error) { return c.CancelOperation(ctx, "op-1") }},
 	{"operations", `{"operations":[]}`, "GET /v1/operations?limit=5&state=failed&target=x [] ",
 		wire.OperationList{Operations: []wire.Operation{}},
 		func(ctx context.Context, c *client.Client) (any, error) {

@@ -59,7 +59,8 @@ func New(opt Options) (*Client, error) {
 		c.timeout = DefaultTimeout
 	}
 	// No proxy of the environment: it would see every request to a plain http address.
-	transport := &http.Transport{MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute, TLSHandshakeTimeout: 10 * time.Second}
+	transport := &http.Transport{MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute, TLSHandshakeTimeout: 10 * time.Second,
+		ExpectContinueTimeout: 10 * time.Second}
 	// A redirect would carry the token, and a form with a password, to a host nobody named.
 	c.http = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error {
 		return http.ErrUseLastResponse
@@ -79,6 +80,9 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // Target names the daemon for people: "unix socket PATH", or the URL.
 func (c *Client) Target() string { return c.target }
+
+// Local says whether the daemon is reached over its unix socket, and so on this machine.
+func (c *Client) Local() bool { return c.socket }
 
 func (c *Client) useSocket(transport *http.Transport) error {
 	if c.opt.CAFile != "" {

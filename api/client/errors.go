@@ -22,6 +22,7 @@ const (
 	Forbidden    = "forbidden"
 	NotFound     = "not_found"
 	Conflict     = "conflict"
+	Gone         = "gone"
 	Busy         = "busy"
 	OverQuota    = "over_quota"
 	Exhausted    = "exhausted"
@@ -32,7 +33,7 @@ const (
 
 // known holds every code, so that a reply of another server cannot invent one.
 var known = map[string]bool{
-	Invalid: true, Unauthorized: true, Forbidden: true, NotFound: true, Conflict: true, Busy: true,
+	Invalid: true, Unauthorized: true, Forbidden: true, NotFound: true, Conflict: true, Gone: true, Busy: true,
 	OverQuota: true, Exhausted: true, Unsupported: true, Unavailable: true, Internal: true,
 }
 

@@ -88,3 +88,24 @@ type VMInfo struct {
 	NumHostMemoryGB int     `json:"numHostMemoryGB"`
 	Roles           []Role  `json:"roles"`
 }
+
+// ImageInfoList answers GET /listallimages, /listactiveimages and /listmyimages.
+type ImageInfoList struct {
+	ImageInfo []ImageInfo `json:"imageInfo"`
+}
+
+// ImageInfo is one image of the capsule dialect (contract section 7).
+type ImageInfo struct {
+	ImageID          string  `json:"imageId"`
+	ImageName        string  `json:"imageName"`
+	ImageStatus      string  `json:"imageStatus"`
+	ImageDescription string  `json:"imageDescription"`
+	ImagePath        string  `json:"imagePath"` // its digest; "" until its bytes are there. Never a path of the host
+	LoginUserName    string  `json:"loginUserName"`
+	LoginPassWord    string  `json:"loginPassWord"`
+	SourceVM         *string `json:"sourceVM"` // null when it was shared from no capsule
+	Public           bool    `json:"public"`
+	Owner            string  `json:"owner"`
+	CreatedAt        string  `json:"createdAt"` // "yyyy-MM-dd HH:mm:ss", UTC
+	UpdatedAt        string  `json:"updatedAt"`
+}

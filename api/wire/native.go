@@ -10,39 +10,6 @@ type Problem struct {
 	Request string `json:"request_id"`
 }
 
-// NewImage asks POST /v1/images for an image from a file of the daemon's host.
-type NewImage struct {
-	Name          string `json:"name"`
-	Description   string `json:"description,omitempty"`
-	Public        bool   `json:"public"`
-	Path          string `json:"path"`
-	LoginUser     string `json:"login_user,omitempty"`
-	LoginPassword string `json:"login_password,omitempty"`
-}
-
-// Image is an image record. Digest, format and sizes are empty until State is ACTIVE.
-type Image struct {
-	ID            string    `json:"id"`
-	Name          string    `json:"name"`
-	Description   string    `json:"description"`
-	State         string    `json:"state"`
-	Public        bool      `json:"public"`
-	Owner         string    `json:"owner"`
-	Digest        string    `json:"digest"`
-	Format        string    `json:"format"`
-	FileBytes     int64     `json:"file_bytes"`
-	VirtualBytes  int64     `json:"virtual_bytes"`
-	LoginUser     string    `json:"login_user"`
-	LoginPassword string    `json:"login_password"`
-	CreatedAt     time.Time `json:"created_at"`
-	UpdatedAt     time.Time `json:"updated_at"`
-}
-
-// ImageList answers GET /v1/images.
-type ImageList struct {
-	Images []Image `json:"images"`
-}
-
 // Accepted answers a native call that began an operation (202).
 type Accepted struct {
 	ID        string    `json:"id"` // of the image or the capsule

@@ -35,7 +35,7 @@ var exits = []struct {
 	{exitOther, "internal error of the daemon, one on this side, or a fault in a policy file", []string{client.Internal}},
 	{exitUsage, "wrong usage: nothing was sent", nil},
 	{3, "no such capsule, image or operation", []string{client.NotFound}},
-	{4, "the state does not allow it, a name is taken, or another operation runs", []string{client.Conflict, client.Busy}},
+	{4, "the state does not allow it, a name is taken, or another operation runs", []string{client.Conflict, client.Gone, client.Busy}},
 	{exitDenied, "no valid identity, or it may not do this", []string{client.Unauthorized, client.Forbidden}},
 	{6, "quota or capacity of the host exhausted", []string{client.OverQuota, client.Exhausted}},
 	{exitUnreachable, "daemon or libvirt not reachable, or no answer in time", []string{client.Unavailable}},

@@ -28,7 +28,9 @@ type fakeDaemon struct {
 	token    string     // if not empty, what every call but the health check must bear
 	capsules []*fakeCapsule
 	images   []*wire.Image
-	ops      []*fakeOperation // oldest first
+	bytes    map[string][]byte // of images, by id
+	cuts     []int             // after how many bytes the next transfers are cut
+	ops      []*fakeOperation  // oldest first
 	made     int
 	held     bool
 	polled   chan struct{}
@@ -48,7 +50,8 @@ type failure struct{ step, code, cause string }
 // newFakeDaemon returns one without capsules or images.
 func newFakeDaemon() *fakeDaemon {
 	s := &fakeDaemon{mux: http.NewServeMux(), polled: make(chan struct{}, 1), failures: map[string]failure{},
-		answers: map[string]string{}}
+		answers: map[string]string{}, bytes: map[string][]byte{}}
+	s.routeImages()
 	s.routeSecure()
 	s.mux.HandleFunc("POST /createvm", s.form(s.create, "imageid", "loginusername", "loginpassword", "memory", "vcpu",
 		"type", "consent", "full_access", "title", "desc_nature", "desc_requirement", "desc_links", "desc_outside_data",
@@ -58,10 +61,6 @@ func newFakeDaemon() *fakeDaemon {
 	s.mux.HandleFunc("POST /deletevm", s.form(s.remove, "vmid"))
 	s.mux.HandleFunc("POST /show", s.form(s.show, "vmid"))
 	s.mux.HandleFunc("GET /listvms", s.list)
-	s.mux.HandleFunc("GET /v1/images", s.listImages)
-	s.mux.HandleFunc("POST /v1/images", s.addImage)
-	s.mux.HandleFunc("GET /v1/images/{id}", s.showImage)
-	s.mux.HandleFunc("DELETE /v1/images/{id}", s.deleteImage)
 	s.mux.HandleFunc("GET /v1/operations", s.listOperations)
 	s.mux.HandleFunc("GET /v1/operations/{id}", s.showOperation)
 	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, wire.Health{Status: "ok"}) })
@@ -144,7 +143,7 @@ func reply(w http.ResponseWriter, status int, body any) {
 // statuses of the two dialects, where they differ from 400 and 500.
 var (
 	nativeStatus = map[string]int{"invalid": 400, "unauthorized": 401, "forbidden": 403, "over_quota": 403, "not_found": 404,
-		"conflict": 409, "busy": 409, "unsupported": 501, "unavailable": 503, "exhausted": 507, "internal": 500}
+		"conflict": 409, "gone": 409, "busy": 409, "unsupported": 501, "unavailable": 503, "exhausted": 507, "internal": 500}
 	capsuleStatus = map[string]int{"unauthorized": 401, "exhausted": 500, "internal": 500, "unsupported": 501, "unavailable": 503}
 )
 

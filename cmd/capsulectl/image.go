@@ -3,14 +3,21 @@ package main
 import (
 	"context"
 	"fmt"
-	"path/filepath"
+	"maps"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/capsuled/capsuled/api/client"
 	"github.com/capsuled/capsuled/api/wire"
+)
+
+var (
+	imageStates  = []string{"SHARE_PENDING", "ACTIVE", "DELETE_PENDING", "DELETED", "ERROR", "any"}
+	visibilities = []string{"private", "public", "shared", "community"}
 )
 
 var imageColumns = []column[wire.Image]{
@@ -20,7 +27,7 @@ var imageColumns = []column[wire.Image]{
 	{"FORMAT", func(i wire.Image) string { return i.Format }},
 	{"FILE", func(i wire.Image) string { return size(i.FileBytes) }},
 	{"DISK", func(i wire.Image) string { return size(i.VirtualBytes) }},
-	{"PUBLIC", func(i wire.Image) string { return strconv.FormatBool(i.Public) }},
+	{"VISIBILITY", func(i wire.Image) string { return i.Visibility }},
 	{"OWNER", func(i wire.Image) string { return i.Owner }},
 	{"CREATED", func(i wire.Image) string { return ago(time.Since(i.CreatedAt)) }},
 }
@@ -30,16 +37,36 @@ var imageFields = []column[wire.Image]{
 	{"name", func(i wire.Image) string { return i.Name }},
 	{"description", func(i wire.Image) string { return i.Description }},
 	{"state", func(i wire.Image) string { return i.State }},
-	{"public", func(i wire.Image) string { return strconv.FormatBool(i.Public) }},
+	{"cause", func(i wire.Image) string { return i.Cause }},
+	{"visibility", func(i wire.Image) string { return i.Visibility }},
+	{"protected", func(i wire.Image) string { return strconv.FormatBool(i.Protected) }},
 	{"owner", func(i wire.Image) string { return i.Owner }},
 	{"digest", func(i wire.Image) string { return i.Digest }},
 	{"format", func(i wire.Image) string { return i.Format }},
 	{"file", func(i wire.Image) string { return size(i.FileBytes) }},
 	{"disk", func(i wire.Image) string { return size(i.VirtualBytes) }},
+	{"minimum disk", func(i wire.Image) string { return count(i.MinDiskGB, " GB") }},
+	{"minimum memory", func(i wire.Image) string { return count(i.MinRAMMB, " MB") }},
+	{"source capsule", func(i wire.Image) string { return i.SourceCapsule }},
 	{"login", func(i wire.Image) string { return i.LoginUser }},
 	{"login password", func(i wire.Image) string { return i.LoginPassword }},
 	{"created", func(i wire.Image) string { return i.CreatedAt.UTC().Format(time.RFC3339) }},
 	{"updated", func(i wire.Image) string { return i.UpdatedAt.UTC().Format(time.RFC3339) }},
+	{"deleted", func(i wire.Image) string {
+		if i.DeletedAt == nil {
+			return ""
+		}
+		return i.DeletedAt.UTC().Format(time.RFC3339)
+	}},
+}
+
+// properties are lines of a block for an image's metadata, in the order of their keys.
+func properties(i wire.Image) []column[wire.Image] {
+	var lines []column[wire.Image]
+	for _, key := range slices.Sorted(maps.Keys(i.Metadata)) {
+		lines = append(lines, column[wire.Image]{printable("property " + key), func(i wire.Image) string { return strconv.Quote(i.Metadata[key]) }})
+	}
+	return lines
 }
 
 // size is bytes for people; "" for none.
@@ -59,71 +86,32 @@ func size(n int64) string {
 }
 
 func (a *app) imageCommand() *cobra.Command {
-	return group("image", "Manage images", a.imageAddCommand(), a.imageListCommand(), a.imageShowCommand(), a.imageDeleteCommand())
-}
-
-func (a *app) imageAddCommand() *cobra.Command {
-	var n wire.NewImage
-	var passwordFile string
-	var wait bool
-	cmd := &cobra.Command{
-		Use:   "add --name NAME FILE",
-		Short: "Add an image from a file of the daemon's host and print its id",
-		Long: `Add an image from a raw or qcow2 file of the daemon's host, wait until it can be used, and print its id on
-standard output. The file is read by the daemon; afterwards it is no longer needed.`,
-		Args: cobra.ExactArgs(1),
-	}
-	flags := cmd.Flags()
-	flags.StringVar(&n.Name, "name", "", "name of the image (required)")
-	flags.StringVar(&n.Description, "description", "", "what it holds")
-	flags.BoolVar(&n.Public, "public", false, "everybody may use it")
-	flags.StringVar(&n.LoginUser, "login-user", "", "first login of the image, shown to those who use it")
-	flags.StringVar(&passwordFile, "login-password-file", "", "file with the password of that login, shown likewise")
-	flags.BoolVar(&wait, "wait", true, "wait until it can be used; --wait=false prints the id at once")
-	cmd.MarkFlagRequired("name")
-	cmd.RunE = a.with(func(ctx context.Context, c *client.Client, args []string) error {
-		var err error
-		if n.Path, err = filepath.Abs(args[0]); err != nil {
-			return fmt.Errorf("image file %s: %w", args[0], err)
-		}
-		if passwordFile != "" {
-			if n.LoginPassword, err = a.readSecretFile(passwordFile); err != nil {
-				return err
-			}
-		}
-		return a.addImage(ctx, c, n, wait)
-	})
-	return cmd
-}
-
-func (a *app) addImage(ctx context.Context, c *client.Client, n wire.NewImage, wait bool) error {
-	accepted, err := c.AddImage(ctx, n)
-	if err != nil {
-		return err
-	}
-	if wait {
-		if _, err := a.wait(ctx, c, []pending{{accepted.Operation.ID, "image-add", accepted.ID}}); err != nil {
-			return err
-		}
-	}
-	if !a.json {
-		_, err := fmt.Fprintln(a.out, printable(accepted.ID))
-		return err
-	}
-	image, err := c.Image(ctx, accepted.ID)
-	if err != nil {
-		return err
-	}
-	image.LoginPassword = "" // the caller gave it
-	return a.printJSON(image)
+	return group("image", "Manage images", a.imageAddCommand(), a.imageListCommand(), a.imageShowCommand(), a.imageSetCommand(),
+		a.imageUnsetCommand(), a.imageShareCommand(), a.imageExportCommand(), a.imageVerifyCommand(), a.imageDeleteCommand(), a.imageCollectCommand())
 }
 
 func (a *app) imageListCommand() *cobra.Command {
 	var quiet bool
-	cmd := &cobra.Command{Use: "list", Short: "List the images you may use", Args: cobra.NoArgs}
+	var f client.ImageFilter
+	cmd := &cobra.Command{Use: "list", Short: "List the images you may use, newest first", Args: cobra.NoArgs}
+	cmd.Flags().StringVar(&f.Name, "name", "", "only the one of this name")
+	cmd.Flags().StringVar(&f.State, "state", "", "only those in this state, or in any; otherwise ACTIVE and SHARE_PENDING")
+	cmd.Flags().StringVar(&f.Owner, "owner", "", "only those of this guid")
+	cmd.Flags().StringVar(&f.Visibility, "visibility", "", "only those that are private, public, shared or community")
+	cmd.Flags().IntVar(&f.Limit, "limit", 0, "at most so many")
+	cmd.Flags().StringVar(&f.Marker, "after", "", "only those that come after this id")
+	cmd.RegisterFlagCompletionFunc("state", cobra.FixedCompletions(imageStates, cobra.ShellCompDirectiveNoFileComp))
+	cmd.RegisterFlagCompletionFunc("visibility", cobra.FixedCompletions(visibilities, cobra.ShellCompDirectiveNoFileComp))
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print ids alone")
 	cmd.RunE = a.with(func(ctx context.Context, c *client.Client, _ []string) error {
-		list, err := c.Images(ctx)
+		if f.Limit < 0 {
+			return usagef("--limit must not be negative")
+		}
+		f.State = strings.ToUpper(f.State)
+		if f.State == "ANY" {
+			f.State = "any"
+		}
+		list, err := c.Images(ctx, f)
 		switch {
 		case err != nil:
 			return err
@@ -166,17 +154,19 @@ func (a *app) imageShowCommand() *cobra.Command {
 		if a.json {
 			return a.printJSON(image)
 		}
-		return printBlock(a.out, imageFields, image)
+		return printBlock(a.out, slices.Concat(imageFields, properties(image)), image)
 	})
 	return cmd
 }
 
 func (a *app) imageDeleteCommand() *cobra.Command {
-	var yes, wait bool
+	var yes, wait, later bool
 	cmd := &cobra.Command{Use: "delete IMAGE...", Short: "Delete images; capsules made from them keep what they need",
 		Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.complete(imageCandidates)}
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask; needed when there is no terminal to ask on")
 	cmd.Flags().BoolVar(&wait, "wait", false, "wait until it is done")
+	cmd.Flags().BoolVar(&later, "later", false, "only take them out of use; their bytes go when the daemon collects")
+	cmd.MarkFlagsMutuallyExclusive("wait", "later")
 	cmd.RunE = a.with(func(ctx context.Context, c *client.Client, args []string) error {
 		which, err := resolveImages(ctx, c, args)
 		if err != nil {
@@ -184,6 +174,12 @@ func (a *app) imageDeleteCommand() *cobra.Command {
 		}
 		if err := a.confirm(ctx, yes, "image", which); err != nil {
 			return err
+		}
+		if later {
+			return each(a, which, func(i candidate) error {
+				_, err := c.RequestImageDelete(ctx, i.id)
+				return err
+			})
 		}
 		begin := func(c *client.Client, ctx context.Context, id string) (string, error) {
 			accepted, err := c.DeleteImage(ctx, id)

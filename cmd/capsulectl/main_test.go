@@ -122,7 +122,13 @@ var daemonCommands = map[string]func(*testscript.TestScript, *fakeDaemon, []stri
 		d.Refuse(args[0], message)
 	},
 	// answer CALL FILE: the call, such as 'GET /v1/doctor', is answered with the JSON of a file from now on.
-	"answer":  func(ts *testscript.TestScript, d *fakeDaemon, args []string) { d.Answer(args[0], ts.ReadFile(args[1])) },
+	"answer": func(ts *testscript.TestScript, d *fakeDaemon, args []string) { d.Answer(args[0], ts.ReadFile(args[1])) },
+	// cut N: the next transfer of an image's bytes ends after N of them.
+	"cut": func(ts *testscript.TestScript, d *fakeDaemon, args []string) {
+		n, err := strconv.Atoi(args[0])
+		ts.Check(err)
+		d.Cut(n)
+	},
 	"hold":    func(_ *testscript.TestScript, d *fakeDaemon, _ []string) { d.Hold() },
 	"release": func(_ *testscript.TestScript, d *fakeDaemon, _ []string) { d.Release() },
 	"polled":  func(_ *testscript.TestScript, d *fakeDaemon, _ []string) { <-d.Polled() },

@@ -60,7 +60,8 @@ func duration(op wire.Operation) string {
 }
 
 func (a *app) operationCommand() *cobra.Command {
-	return group("operation", "Follow what the daemon does", a.operationListCommand(), a.operationShowCommand(), a.operationWaitCommand())
+	return group("operation", "Follow what the daemon does", a.operationListCommand(), a.operationShowCommand(), a.operationWaitCommand(),
+		a.operationCancelCommand())
 }
 
 func (a *app) operationListCommand() *cobra.Command {
@@ -138,6 +139,31 @@ func (a *app) operationWaitCommand() *cobra.Command {
 			}
 			if failed := a.report(ctx, c, begun, true); err == nil {
 				err = failed
+			}
+			return err
+		}),
+	}
+}
+
+func (a *app) operationCancelCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "cancel OPERATION...", Short: "End operations early, where that can be done; what they did is undone",
+		Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.complete(operationCandidates),
+		RunE: a.with(func(ctx context.Context, c *client.Client, args []string) error {
+			which, err := resolveOperations(ctx, c, args)
+			if err != nil {
+				return err
+			}
+			list := wire.OperationList{Operations: []wire.Operation{}}
+			err = each(a, which, func(target candidate) error {
+				op, err := c.CancelOperation(ctx, target.id)
+				if err == nil {
+					list.Operations = append(list.Operations, op)
+				}
+				return err
+			})
+			if a.json && len(list.Operations) > 0 {
+				return errors.Join(err, a.printJSON(list))
 			}
 			return err
 		}),

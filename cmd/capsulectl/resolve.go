@@ -119,7 +119,7 @@ func capsuleCandidates(ctx context.Context, c *client.Client) ([]candidate, erro
 }
 
 func imageCandidates(ctx context.Context, c *client.Client) ([]candidate, error) {
-	list, err := c.Images(ctx)
+	list, err := c.Images(ctx, client.ImageFilter{})
 	among := []candidate{}
 	for _, i := range list.Images {
 		among = append(among, candidate{id: i.ID, name: i.Name, note: i.State})

@@ -237,12 +237,28 @@ func TestExitStatus(t *testing.T) {
 			}
 		}
 	}
-	if runs != 2*11 {
-		t.Errorf("%d codes in the table, want the daemon's 11", runs/2)
+	if runs != 2*12 {
+		t.Errorf("%d codes in the table, want the daemon's 12", runs/2)
 	}
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
 	if status := run(cancelled, []string{"list", "--socket", socket}, nil, io.Discard, io.Discard); status != exitInterrupted {
 		t.Errorf("cancelled: status %d", status)
+	}
+}
+
+// What is sent is drawn like an operation, and the bar is gone when it has arrived.
+func TestTransferOnTerminal(t *testing.T) {
+	s := startSession(t, newFakeDaemon(), 80, "image", "add", "--name", "typed", "-")
+	s.expect(t, clear+"upload b0000001 [....................]   0% ")
+	if _, err := s.control.WriteString("abc\n\x04"); err != nil {
+		t.Fatal(err)
+	}
+	if status := s.end(t); status != exitOK {
+		t.Errorf("status %d", status)
+	}
+	screen := s.screen.String()
+	if !strings.Contains(screen, clear+"upload b0000001: upload done (") || !strings.Contains(screen, "image-add b0000001: succeeded in ") {
+		t.Errorf("%q", screen)
 	}
 }

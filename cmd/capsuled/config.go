@@ -15,16 +15,18 @@ const DefaultConfigPath = "/etc/capsuled/capsuled.toml"
 // Config is everything an operator may decide, already parsed: whatever LoadConfig returns without an error can be
 // used as it is. docs/configuration.md describes each key.
 type Config struct {
-	Host    HostConfig
-	Libvirt LibvirtConfig
-	Network NetworkConfig
-	API     APIConfig
-	Auth    AuthConfig
-	Quota   QuotaConfig
-	Capsule CapsuleConfig
-	Policy  PolicyConfig
-	Secure  SecureConfig
-	Log     LogConfig
+	Host     HostConfig
+	Libvirt  LibvirtConfig
+	Network  NetworkConfig
+	API      APIConfig
+	Auth     AuthConfig
+	Identity IdentityConfig
+	Quota    QuotaConfig
+	Capsule  CapsuleConfig
+	Images   ImagesConfig
+	Policy   PolicyConfig
+	Secure   SecureConfig
+	Log      LogConfig
 }
 
 // HostConfig is [host]: who this machine is, and where the daemon keeps its files.
@@ -144,14 +146,16 @@ func DefaultConfig() Config {
 			Group:  "capsuled",
 			Listen: []string{"127.0.0.1:8080"},
 		},
-		Auth:  AuthConfig{Admins: []string{}},
-		Quota: QuotaConfig{CPUs: 10, MemoryMB: 20480, DiskGB: 100, Images: 5},
+		Auth:     AuthConfig{Admins: []string{}},
+		Identity: defaultIdentity(),
+		Quota:    QuotaConfig{CPUs: 10, MemoryMB: 20480, DiskGB: 100, Images: 5},
 		Capsule: CapsuleConfig{
 			VolumeGB:      10,
 			SpoolGB:       10,
 			StopGrace:     30 * time.Second,
 			DiskReserveGB: 1,
 		},
+		Images: defaultImages(),
 		Policy: PolicyConfig{Dir: "/etc/capsuled/policies"},
 		Secure: SecureConfig{
 			VerifyEvery: 5 * time.Second,

@@ -82,6 +82,22 @@ func TestFaults(t *testing.T) {
 		{"session", "[libvirt]\nuri = \"qemu:///session\"", "want \"qemu:///system\""},
 		{"command in the URI", "[libvirt]\nuri = \"qemu+ext:///system?command=/bin/sh\"", "want \"qemu:///system\""},
 		{"no grace", "[capsule]\nstop_grace = \"0s\"", "want a duration from \"1s\" to \"1h0m0s\""},
+		{"host with a path", "[images]\nfetch_hosts = [\"h/x\"]", "c:2: images.fetch_hosts: an item is \"h/x\"; want a host in lower case"},
+		{"every host", "[images]\nfetch_hosts = [\"*\"]", "want a host in lower case"},
+		{"host in capitals", "[images]\nfetch_hosts = [\"Example.org\"]", "want a host in lower case"},
+		{"scheme", "[images]\nfetch_schemes = [\"file\"]", "want \"https\" or \"http\""},
+		{"no scheme", "[images]\nfetch_hosts = [\"h\"]\nfetch_schemes = []", "c:3: images.fetch_schemes: is empty"},
+		{"address for a network", "[images]\nfetch_private_networks = [\"10.0.0.1/8\"]", "want \"10.0.0.0/8\""},
+		{"no network", "[images]\nfetch_private_networks = [\"localhost\"]", "want a network"},
+		{"everything goes", "[images]\nclean_remove = [\"*\"]", "but not these alone"},
+		{"pattern upwards", "[images]\nclean_remove = [\"../x\"]", "want names joined by single slashes"},
+		{"pattern that is none", "[images]\nclean_empty = [\"[\"]", "want names joined by single slashes"},
+		{"stays and goes", "[images]\nclean_empty = [\".htrc\"]", "c:2: images.clean_empty: has \".htrc\", which is in images.clean_remove too"},
+		{"peer", "[images]\npeers = [\"root\"]", "a guid is reserved"},
+		{"collected always", "[images]\ncollect_every = \"1s\"", "want a duration from \"1m0s\""},
+		{"token for ever", "[identity]\ntoken_life = \"1000h\"", "want a duration from"},
+		{"region", "[identity]\nregion = \"a b\"", "want a letter"},
+		{"users without a file", "[identity]\nusers_file = \"/nonexistent\"", "which cannot be read"},
 		{"guid with a newline", "[auth]\nadmins = [\"a\\nb\"]", `c:2: auth.admins: an item is "a\nb"; a guid must be`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -132,6 +148,9 @@ func TestTLSAndSecretFiles(t *testing.T) {
 		{"secret", "[auth]\njwt_secret_file = \"" + writeFile(t, "s", secret, 0o640) + "\"", ""},
 		{"short secret", "[auth]\njwt_secret_file = \"" + writeFile(t, "s", secret[1:], 0o600) + "\"", "holds 31 bytes; want at least 32"},
 		{"open secret", "[auth]\njwt_secret_file = \"" + writeFile(t, "s", secret, 0o604) + "\"", "lets everybody in"},
+		{"users", "[auth]\njwt_secret_file = \"" + writeFile(t, "s", secret, 0o600) + "\"\n[identity]\nusers_file = \"" + writeFile(t, "u", "", 0o640) + "\"", ""},
+		{"users without tokens", "[identity]\nusers_file = \"" + writeFile(t, "u", "", 0o600) + "\"", "c:2: identity.users_file: needs auth.jwt_secret_file"},
+		{"open users", "[identity]\nusers_file = \"" + writeFile(t, "u", "", 0o644) + "\"", "lets everybody in"},
 		{"relative secret", "[auth]\njwt_secret_file = \"secret\"", "want an absolute path"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

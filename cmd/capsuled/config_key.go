@@ -46,6 +46,11 @@ var keys = []key{
 	entry("auth", "jwt_secret_file", func(c *Config) *string { return &c.Auth.JWTSecretFile }, text(optional(checkSecretFile))),
 	entry("auth", "admins", func(c *Config) *[]string { return &c.Auth.Admins }, list("\"a-guid\"", checkGUID)),
 
+	entry("identity", "users_file", func(c *Config) *string { return &c.Identity.UsersFile }, text(optional(checkUsersFile))),
+	entry("identity", "token_life", func(c *Config) *time.Duration { return &c.Identity.TokenLife }, duration(time.Minute, 7*24*time.Hour)),
+	entry("identity", "region", func(c *Config) *string { return &c.Identity.Region }, text(checkRegion)),
+	entry("identity", "cyclades_catalog", func(c *Config) *bool { return &c.Identity.CycladesCatalog }, truth),
+
 	entry("quota", "cpus", func(c *Config) *int { return &c.Quota.CPUs }, whole(1, 4096)),
 	entry("quota", "memory_mb", func(c *Config) *int { return &c.Quota.MemoryMB }, whole(1, 1<<24)),
 	entry("quota", "disk_gb", func(c *Config) *int { return &c.Quota.DiskGB }, whole(1, 1<<20)),
@@ -55,6 +60,17 @@ var keys = []key{
 	entry("capsule", "spool_gb", func(c *Config) *int { return &c.Capsule.SpoolGB }, whole(1, 1<<14)),
 	entry("capsule", "stop_grace", func(c *Config) *time.Duration { return &c.Capsule.StopGrace }, duration(time.Second, time.Hour)),
 	entry("capsule", "disk_reserve_gb", func(c *Config) *int { return &c.Capsule.DiskReserveGB }, whole(0, 1<<14)),
+
+	entry("images", "fetch_hosts", func(c *Config) *[]string { return &c.Images.FetchHosts }, list("\"images.example.org\"", checkFetchHost)),
+	entry("images", "fetch_schemes", func(c *Config) *[]string { return &c.Images.FetchSchemes }, list("\"https\"", checkFetchScheme)),
+	entry("images", "fetch_private_networks", func(c *Config) *[]string { return &c.Images.FetchPrivateNetworks }, list("\"10.20.0.0/16\"", checkPrefix)),
+	entry("images", "fetch_timeout", func(c *Config) *time.Duration { return &c.Images.FetchTimeout }, duration(time.Minute, 7*24*time.Hour)),
+	entry("images", "max_gb", func(c *Config) *int { return &c.Images.MaxGB }, whole(1, 1<<17)),
+	entry("images", "collect_every", func(c *Config) *time.Duration { return &c.Images.CollectEvery }, duration(time.Minute, 24*time.Hour)),
+	entry("images", "keep_deleted", func(c *Config) *time.Duration { return &c.Images.KeepDeleted }, duration(time.Hour, 10*365*24*time.Hour)),
+	entry("images", "clean_remove", func(c *Config) *[]string { return &c.Images.CleanRemove }, list("\".bash_history\"", checkPattern)),
+	entry("images", "clean_empty", func(c *Config) *[]string { return &c.Images.CleanEmpty }, list("\"/etc/machine-id\"", checkPattern)),
+	entry("images", "peers", func(c *Config) *[]string { return &c.Images.Peers }, list("\"a-guid\"", checkGUID)),
 
 	entry("policy", "dir", func(c *Config) *string { return &c.Policy.Dir }, text(checkPath)),
 

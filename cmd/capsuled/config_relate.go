@@ -8,6 +8,8 @@ func (p *parser) relate() {
 	p.relateAddresses()
 	p.relatePorts()
 	p.relateDirs()
+	p.relateImages()
+	p.relateIdentity()
 	c := p.config
 	if p.usable("capsule.volume_gb", "quota.disk_gb") && c.Capsule.VolumeGB > c.Quota.DiskGB {
 		p.fault(p.lineOf("capsule.volume_gb", "quota.disk_gb"), "capsule.volume_gb",

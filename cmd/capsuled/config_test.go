@@ -10,8 +10,11 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/capsuled/capsuled/imagestore"
 )
 
 var cmpConfig = cmp.Options{cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
@@ -126,7 +129,7 @@ func TestEveryKey(t *testing.T) {
 	}
 	for _, k := range keys { // a key that changes nothing is a key that is not wired
 		if k.show(got) == k.show(DefaultConfig()) && k.String() != "api.tls_cert" && k.String() != "api.tls_key" &&
-			k.String() != "api.client_ca" && k.String() != "auth.jwt_secret_file" { // files: TestTLSAndSecretFiles
+			k.String() != "api.client_ca" && k.String() != "auth.jwt_secret_file" && k.String() != "identity.users_file" { // files: TestTLSAndSecretFiles
 			t.Errorf("%s = %s is the default still", k, k.show(got))
 		}
 	}
@@ -276,5 +279,33 @@ func TestLogger(t *testing.T) {
 				t.Errorf("got %q, want %q", b.String(), tt.want)
 			}
 		})
+	}
+}
+
+// What images are fetched by is what the file says, and never the network of the capsules.
+func TestFetchRules(t *testing.T) {
+	data, err := os.ReadFile("testdata/full.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := parseConfig("full.toml", data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules := c.fetchRules()
+	want := imagestore.FetchRules{Allow: []string{"images.example.org", "*.mirror.example.org:8443", "[fd00::1]"}, Schemes: []string{"https", "http"},
+		Private: []netip.Prefix{netip.MustParsePrefix("10.20.0.0/16"), netip.MustParsePrefix("fd00::/64")}, Timeout: time.Hour,
+		Deny: []netip.Prefix{netip.MustParsePrefix("10.53.0.0/20")}}
+	if d := cmp.Diff(want, rules, cmpConfig); d != "" {
+		t.Error(d)
+	}
+	if err := rules.Check(); err != nil {
+		t.Error(err)
+	}
+	if d := cmp.Diff(imagestore.Clean{Remove: []string{".htrc"}, Empty: []string{"/etc/machine-id", "*.log"}}, c.clean()); d != "" {
+		t.Error(d)
+	}
+	if rules := DefaultConfig().fetchRules(); rules.Check() != nil || len(rules.Allow) != 0 {
+		t.Errorf("by default: %+v", rules)
 	}
 }

@@ -1,0 +1,65 @@
+package api
+
+import (
+	"maps"
+
+	"github.com/capsuled/capsuled/api/wire"
+	"github.com/capsuled/capsuled/daemon"
+)
+
+func image(i daemon.Image) wire.Image {
+	v := wire.Image{
+		ID:            i.ID,
+		Name:          i.Name,
+		Description:   i.Description,
+		State:         string(i.State),
+		Cause:         i.Cause,
+		Public:        i.Visibility == daemon.Public,
+		Visibility:    string(i.Visibility),
+		Protected:     i.Protected,
+		Owner:         i.Owner,
+		Digest:        i.Digest,
+		Format:        i.Format,
+		FileBytes:     i.FileBytes,
+		VirtualBytes:  i.VirtualBytes,
+		MinDiskGB:     i.MinDiskGB,
+		MinRAMMB:      i.MinRAMMB,
+		Metadata:      map[string]string{}, // never null
+		SourceCapsule: i.SourceCapsule,
+		LoginUser:     i.LoginUser,
+		LoginPassword: i.LoginPassword,
+		CreatedAt:     i.CreatedAt.UTC(),
+		UpdatedAt:     i.UpdatedAt.UTC(),
+	}
+	maps.Copy(v.Metadata, i.Metadata)
+	if !i.DeletedAt.IsZero() {
+		deleted := i.DeletedAt.UTC()
+		v.DeletedAt = &deleted
+	}
+	return v
+}
+
+// imageInfo is an image in the capsule dialect.
+func imageInfo(i daemon.Image) wire.ImageInfo {
+	v := wire.ImageInfo{
+		ImageID:          i.ID,
+		ImageName:        i.Name,
+		ImageStatus:      string(i.State),
+		ImageDescription: i.Description,
+		ImagePath:        i.Digest, // not where it lies: that is nobody's business, and another place on each host
+		LoginUserName:    i.LoginUser,
+		LoginPassWord:    i.LoginPassword,
+		Public:           i.Visibility == daemon.Public,
+		Owner:            i.Owner,
+		CreatedAt:        i.CreatedAt.UTC().Format(capsuleTime),
+		UpdatedAt:        i.UpdatedAt.UTC().Format(capsuleTime),
+	}
+	if i.SourceCapsule != "" {
+		v.SourceVM = &i.SourceCapsule
+	}
+	return v
+}
+
+func imageWaste(w daemon.ImageWaste) wire.ImageWaste {
+	return wire.ImageWaste{ID: w.ID, Name: w.Name, Digest: w.Digest, Bytes: w.Bytes, Kept: w.Kept}
+}
