@@ -253,6 +253,7 @@ func (d *Daemon) Run(ctx context.Context, say func(Readiness)) error {
 	if err := d.checkRecords(ctx); err != nil {
 		return err
 	}
+	d.seedCatalogue(ctx)
 	if !d.settle(ctx, say) {
 		return nil
 	}

@@ -147,6 +147,22 @@ CREATE INDEX switch_capsule ON switches (capsule, seq);
 CREATE TRIGGER switch_keep BEFORE DELETE ON switches BEGIN SELECT RAISE(ABORT, 'the records of switches are append-only'); END;
 CREATE TRIGGER switch_fixed BEFORE UPDATE ON switches BEGIN SELECT RAISE(ABORT, 'the records of switches are append-only'); END;
 `,
+	// metadata definitions
+	`
+CREATE TABLE metadefs (
+	namespace      TEXT PRIMARY KEY,
+	display_name   TEXT NOT NULL,
+	description    TEXT NOT NULL,
+	visibility     TEXT NOT NULL,
+	protected      INTEGER NOT NULL,
+	owner          TEXT NOT NULL,
+	resource_types TEXT NOT NULL, -- JSON: [{name, prefix, properties_target}]
+	properties     TEXT NOT NULL, -- JSON: {name: definition}
+	objects        TEXT NOT NULL, -- JSON: [definition]
+	created_at     INTEGER NOT NULL,
+	updated_at     INTEGER NOT NULL
+) STRICT;
+`,
 }
 
 func (db *DB) migrate(ctx context.Context) error {
