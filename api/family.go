@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/capsuled/capsuled/api/dialect"
+	"github.com/capsuled/capsuled/api/glance"
+	"github.com/capsuled/capsuled/api/horizon"
 	"github.com/capsuled/capsuled/api/wire"
 	"github.com/capsuled/capsuled/daemon"
 )
@@ -18,7 +20,11 @@ const idle = 30 * time.Second
 
 // newFamilies are the image dialects, each with the paths that it speaks for.
 func newFamilies(opt Options) []dialect.Family {
-	return nil
+	var all []dialect.Family
+	if d, ok := opt.Daemon.(imageDialects); ok {
+		all = append(all, horizon.New(d), glance.New(d))
+	}
+	return all
 }
 
 // speak answers a request in the dialect of a family.

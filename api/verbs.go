@@ -2,6 +2,8 @@ package api
 
 import (
 	"context"
+	"io"
+	"os"
 
 	"github.com/capsuled/capsuled/daemon"
 )
@@ -65,3 +67,25 @@ type images interface {
 	Image(ctx context.Context, c daemon.Caller, id string) (daemon.Image, error)
 	DeleteImage(ctx context.Context, c daemon.Caller, id string) (daemon.Operation, error)
 }
+
+// imageDialects is what the dialects of Horizon and Glance ask of the daemon beside the verbs above.
+type imageDialects interface {
+	images
+	metadefs
+	WaitOperation(ctx context.Context, c daemon.Caller, id string) (daemon.Operation, error)
+	AppendImage(ctx context.Context, c daemon.Caller, id string, offset int64, r io.Reader) (daemon.ImageUpload, error)
+	FinishImage(ctx context.Context, c daemon.Caller, id string) (daemon.Operation, error)
+	OpenImage(ctx context.Context, c daemon.Caller, id string) (*os.File, daemon.Image, error)
+	FindImages(context.Context, daemon.Caller, daemon.ImageQuery) (daemon.ImagePage, error)
+	SetImage(context.Context, daemon.Caller, string, daemon.ImageChange) (daemon.Image, error)
+	RequestImageDelete(ctx context.Context, c daemon.Caller, id string) (daemon.Image, error)
+}
+
+type metadefs interface {
+	Metadefs(ctx context.Context, c daemon.Caller, resourceType string) ([]daemon.Metadef, error)
+	AddMetadef(context.Context, daemon.Caller, daemon.Metadef) error
+	PutMetadef(context.Context, daemon.Caller, daemon.Metadef) error
+	DeleteMetadef(ctx context.Context, c daemon.Caller, namespace string) error
+}
+
+var _ metadefs = (*daemon.Daemon)(nil)
