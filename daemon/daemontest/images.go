@@ -4,6 +4,7 @@ package daemontest
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"maps"
@@ -112,6 +113,9 @@ func (d *Images) enter(ctx context.Context, c daemon.Caller, verb string) error 
 	if ctx == nil || c.GUID == "" {
 		d.T.Errorf("%s is called without a context or a caller", verb)
 	}
+	if ctx.Err() != nil {
+		return &daemon.Error{Code: daemon.Unavailable, Message: "the caller is gone", Err: ctx.Err()}
+	}
 	if err := d.fail[verb]; err != nil {
 		delete(d.fail, verb)
 		return err
@@ -174,7 +178,7 @@ func (d *Images) settle(k *kept) {
 		return
 	}
 	op.State = daemon.OperationSucceeded
-	k.State, k.Format, k.Digest = daemon.ImageActive, found, fmt.Sprintf("sha256:%064x", len(k.data))
+	k.State, k.Format, k.Digest = daemon.ImageActive, found, fmt.Sprintf("sha256:%x", sha256.Sum256(k.data))
 	k.FileBytes, k.VirtualBytes = int64(len(k.data)), int64(len(k.data))
 }
 
