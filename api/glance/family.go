@@ -99,47 +99,39 @@ var routes = map[string]map[string]handler{
 	"v2/metadefs/resource_types": {"GET": (*Family).resourceTypes},
 }
 
-// find matches a path, segment by segment; a literal segment goes before a star.
-func find(path string) (pattern string, args []string) {
+// find matches a path, segment by segment; no two routes match the same.
+func find(path string) (pattern string, args []string, ok bool) {
 	parts := strings.Split(path, "/")
-	best := ""
-	for candidate := range routes {
-		want := strings.Split(candidate, "/")
-		if len(want) != len(parts) {
-			continue
-		}
-		matches := !slices.ContainsFunc(slices.Collect(indices(len(want))), func(n int) bool {
-			return want[n] != parts[n] && (want[n] != "*" || parts[n] == "")
-		})
-		if matches && (best == "" || strings.Count(candidate, "*") < strings.Count(best, "*")) {
-			best = candidate
+	for pattern := range routes {
+		if args, ok := match(strings.Split(pattern, "/"), parts); ok {
+			return pattern, args, true
 		}
 	}
-	for n, segment := range strings.Split(best, "/") {
-		if segment == "*" {
-			args = append(args, parts[n])
-		}
-	}
-	return best, args
+	return "", nil, false
 }
 
-func indices(n int) func(func(int) bool) {
-	return func(yield func(int) bool) {
-		for i := range n {
-			if !yield(i) {
-				return
-			}
+func match(want, parts []string) (args []string, ok bool) {
+	if len(want) != len(parts) {
+		return nil, false
+	}
+	for n, segment := range want {
+		switch {
+		case segment == "*" && parts[n] != "":
+			args = append(args, parts[n])
+		case segment != parts[n]:
+			return nil, false
 		}
 	}
+	return args, true
 }
 
 // Serve answers a request.
 func (f *Family) Serve(r *dialect.Request) (dialect.Reply, error) {
-	pattern, args := find(relative(r.URL.Path))
-	methods, ok := routes[pattern]
-	if !ok || pattern == "" && relative(r.URL.Path) != "" {
+	pattern, args, ok := find(relative(r.URL.Path))
+	if !ok {
 		return dialect.Reply{}, dialect.Refuse(http.StatusNotFound, daemon.NotFound, "there is nothing at this path")
 	}
+	methods := routes[pattern]
 	do, ok := methods[r.Method]
 	if !ok {
 		r.Route = "other " + prefix + "/" + pattern

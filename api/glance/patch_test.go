@@ -1,7 +1,9 @@
 package glance_test
 
 import (
+	"context"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -9,7 +11,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/capsuled/capsuled/api/glance"
 	"github.com/capsuled/capsuled/daemon"
+	"github.com/capsuled/capsuled/daemon/daemontest"
 )
 
 var before = daemon.Image{
@@ -106,8 +110,20 @@ func TestShadowed(t *testing.T) {
 	}
 }
 
+// dawdler lets others go first between reading an image and changing it.
+type dawdler struct{ *daemontest.Images }
+
+func (d dawdler) Image(ctx context.Context, c daemon.Caller, id string) (daemon.Image, error) {
+	i, err := d.Images.Image(ctx, c, id)
+	for range 100 {
+		runtime.Gosched()
+	}
+	return i, err
+}
+
 func TestTags(t *testing.T) {
 	w := newWorld(t)
+	w.Family = glance.New(dawdler{w.daemon})
 	id := w.active(daemon.Image{})
 	var wg sync.WaitGroup
 	for n := range 16 { // none is lost
