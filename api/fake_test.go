@@ -21,6 +21,7 @@ type fakeDaemon struct {
 	queries  []daemon.ImageQuery
 	changes  []daemon.ImageChange
 	shares   []daemon.NewShare
+	metadefs []daemon.Metadef
 	ops      []*fakeOperation
 	callers  []daemon.Caller // of every verb
 	asked    []daemon.NewCapsule

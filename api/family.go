@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/capsuled/capsuled/api/dialect"
+	"github.com/capsuled/capsuled/api/glance"
+	"github.com/capsuled/capsuled/api/horizon"
 	"github.com/capsuled/capsuled/api/synnefo"
 	"github.com/capsuled/capsuled/api/wire"
 	"github.com/capsuled/capsuled/daemon"
@@ -22,7 +24,7 @@ const (
 
 // newFamilies are the image dialects, each with the paths that it speaks for.
 func newFamilies(opt Options) []dialect.Family {
-	return synnefo.New(synnefo.Options{Daemon: opt.Daemon})
+	return append(synnefo.New(synnefo.Options{Daemon: opt.Daemon}), horizon.New(opt.Daemon), glance.New(opt.Daemon))
 }
 
 // speak answers a request in the dialect of a family.

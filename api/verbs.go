@@ -16,6 +16,7 @@ type verbs interface {
 	policies
 	operations
 	images
+	metadefs
 	// Ready says at once whether the daemon serves, and if not, why.
 	Ready() daemon.Readiness
 }
@@ -87,4 +88,12 @@ type images interface {
 	VerifyImage(ctx context.Context, c daemon.Caller, id string) (daemon.Operation, error)
 	CollectImages(ctx context.Context, c daemon.Caller, dryRun bool) ([]daemon.ImageWaste, error)
 	CancelOperation(ctx context.Context, c daemon.Caller, id string) (daemon.Operation, error)
+}
+
+// metadefs is the catalogue of metadata definitions.
+type metadefs interface {
+	Metadefs(ctx context.Context, c daemon.Caller, resourceType string) ([]daemon.Metadef, error)
+	AddMetadef(context.Context, daemon.Caller, daemon.Metadef) error
+	PutMetadef(context.Context, daemon.Caller, daemon.Metadef) error
+	DeleteMetadef(ctx context.Context, c daemon.Caller, namespace string) error
 }

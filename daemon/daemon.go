@@ -281,6 +281,7 @@ func (d *Daemon) Run(ctx context.Context, say func(Readiness)) error {
 		return err
 	}
 	d.complain(ctx, "record of the policies", d.notePoliciesRead(ctx))
+	d.seedCatalogue(ctx)
 	if !d.settle(ctx, say) {
 		return nil
 	}

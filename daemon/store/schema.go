@@ -170,6 +170,22 @@ CREATE UNIQUE INDEX image_version ON images (version);
 DROP INDEX image_name;
 CREATE UNIQUE INDEX image_name ON images (name) WHERE deleted_at IS NULL AND name <> '';
 `,
+	// 4: metadata definitions
+	`
+CREATE TABLE metadefs (
+	namespace      TEXT PRIMARY KEY,
+	display_name   TEXT NOT NULL,
+	description    TEXT NOT NULL,
+	visibility     TEXT NOT NULL,
+	protected      INTEGER NOT NULL,
+	owner          TEXT NOT NULL,
+	resource_types TEXT NOT NULL, -- JSON: [{name, prefix, properties_target}]
+	properties     TEXT NOT NULL, -- JSON: {name: definition}
+	objects        TEXT NOT NULL, -- JSON: [definition]
+	created_at     INTEGER NOT NULL,
+	updated_at     INTEGER NOT NULL
+) STRICT;
+`,
 }
 
 func (db *DB) migrate(ctx context.Context) error {

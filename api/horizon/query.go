@@ -1,0 +1,245 @@
+package horizon
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/capsuled/capsuled/api/dialect"
+	"github.com/capsuled/capsuled/daemon"
+)
+
+const (
+	pageSize = 20   // API_RESULT_PAGE_SIZE: items of a page (section 6.4)
+	mostSize = 1000 // API_RESULT_LIMIT: items of a list without pages
+)
+
+// listing is what a list of images is to be.
+type listing struct {
+	query daemon.ImageQuery
+	paged bool
+	none  bool // nothing can match
+	keep  []func(daemon.Image) bool
+}
+
+// page is a list and what is around it.
+type page struct {
+	Items   any  `json:"items"`
+	HasMore bool `json:"has_more_data"`
+	HasPrev bool `json:"has_prev_data"`
+}
+
+var sorts = map[string]daemon.ImageSort{
+	"created_at": daemon.ByCreated, "updated_at": daemon.ByUpdated, "name": daemon.ByName, "id": daemon.ByID, "size": daemon.BySize,
+	"status": daemon.ByState,
+}
+
+// filters are the names that are no property (section 6.4). An empty value of one is no filter, but where it is a word
+// for false.
+var filters = map[string]func(l *listing, value string) error{
+	"name":              func(l *listing, v string) error { l.query.Name = &v; return nil },
+	"owner":             func(l *listing, v string) error { l.query.Owner = v; return nil },
+	"property-owner_id": func(l *listing, v string) error { l.query.Owner = v; return nil },
+	"status":            (*listing).status,
+	"visibility":        (*listing).visibility,
+	"disk_format":       (*listing).format,
+	"container_format":  func(l *listing, v string) error { l.none = l.none || v != "bare"; return nil },
+	"tag": func(l *listing, v string) error {
+		l.keep = append(l.keep, func(i daemon.Image) bool { return slices.Contains(tagsOf(i), v) })
+		return nil
+	},
+	"description": func(l *listing, v string) error {
+		l.keep = append(l.keep, func(i daemon.Image) bool { return propertiesOf(i, false)["description"] == v })
+		return nil
+	},
+	"size_min": func(l *listing, v string) (err error) { l.query.SizeMin, err = bytes("size_min", v); return err },
+	"size_max": func(l *listing, v string) (err error) { l.query.SizeMax, err = bytes("size_max", v); return err },
+	"min_disk": func(l *listing, v string) (err error) { l.query.MinDiskGB, err = amount("min_disk", v); return err },
+	"min_ram":  func(l *listing, v string) (err error) { l.query.MinRAMMB, err = amount("min_ram", v); return err },
+}
+
+var flags = map[string]func(l *listing, value bool){
+	"paginate":  func(l *listing, v bool) { l.paged = v },
+	"protected": func(l *listing, v bool) { l.query.Protected = &v },
+	"is_public": func(l *listing, v bool) {
+		l.query.Visibility = daemon.Private
+		if v {
+			l.query.Visibility = daemon.Public
+		}
+	},
+	"os_hidden": func(l *listing, v bool) {
+		l.keep[0] = func(i daemon.Image) bool { return hidden(i) == v }
+	},
+}
+
+// parseListing reads the query of a list. The last of several values counts.
+func parseListing(raw string) (*listing, error) {
+	values, err := url.ParseQuery(raw)
+	if err != nil {
+		return nil, &dialect.Refusal{Code: daemon.Invalid, Message: "the query cannot be decoded", Err: err}
+	}
+	l := &listing{keep: []func(daemon.Image) bool{func(i daemon.Image) bool { return !hidden(i) }}}
+	l.query.Metadata = map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(values)) { // visibility counts more than is_public, whatever comes first
+		value := values[name][len(values[name])-1]
+		if !utf8.ValidString(name) || !utf8.ValidString(value) || strings.ContainsRune(name+value, 0) {
+			return nil, dialect.Invalid("the query must be UTF-8 without NUL")
+		}
+		if err := l.take(name, value); err != nil {
+			return nil, err
+		}
+	}
+	return l, nil
+}
+
+func (l *listing) take(name, value string) error {
+	switch name {
+	case "resource_type":
+		return nil
+	case "marker":
+		l.query.Marker = value
+		return nil
+	case "sort_key":
+		sort, ok := sorts[value]
+		if !ok && value != "" {
+			return dialect.Invalid("sort_key is %.80q: it must be created_at, updated_at, name, id, size or status", value)
+		}
+		l.query.Sort = sort
+		return nil
+	case "sort_dir":
+		if value != "asc" && value != "desc" && value != "" {
+			return dialect.Invalid("sort_dir is %.80q: it must be asc or desc", value)
+		}
+		l.query.Ascending = value == "asc"
+		return nil
+	}
+	if set, ok := flags[name]; ok {
+		yes, err := truth(value)
+		if err != nil {
+			return dialect.Invalid("%s is %.80q: it must be true or false", name, value)
+		}
+		set(l, yes)
+		return nil
+	}
+	if set, ok := filters[name]; ok {
+		if value == "" {
+			return nil
+		}
+		return set(l, value)
+	}
+	l.query.Metadata[name] = value
+	return nil
+}
+
+// status finds the state that is shown as a word. Tombstones of what was deleted are in no list, and a word that stands
+// for no state is of no image.
+func (l *listing) status(v string) error {
+	states := map[string]daemon.ImageState{"queued": daemon.ImagePending, "saving": daemon.ImagePending, "active": daemon.ImageActive,
+		"pending_delete": daemon.ImageDeletePending, "killed": daemon.ImageError}
+	v = strings.ToLower(v)
+	state, ok := states[v]
+	if !ok {
+		l.none = true
+		return nil
+	}
+	l.query.States = []daemon.ImageState{state}
+	if state == daemon.ImagePending {
+		arrived := v == "saving"
+		l.query.Arrived = &arrived
+	}
+	return nil
+}
+
+func (l *listing) visibility(v string) (err error) {
+	l.query.Visibility, err = visibility(v)
+	return err
+}
+
+func visibility(v string) (daemon.Visibility, error) {
+	for _, known := range []daemon.Visibility{daemon.Public, daemon.Private, daemon.Shared, daemon.Community} {
+		if v == string(known) {
+			return known, nil
+		}
+	}
+	return "", dialect.Invalid("invalid visibility option: %.80s", v)
+}
+
+func (l *listing) format(v string) error {
+	l.query.Format, l.none = v, l.none || v != "raw" && v != "qcow2"
+	return nil
+}
+
+func bytes(name, v string) (*int64, error) {
+	n, err := strconv.ParseInt(v, 10, 64)
+	if err != nil || n < 0 {
+		return nil, dialect.Invalid("%s is %.80q: it must be a whole number", name, v)
+	}
+	return &n, nil
+}
+
+func amount(name, v string) (*int, error) {
+	n, err := strconv.ParseInt(v, 10, 32)
+	if err != nil || n < 0 {
+		return nil, dialect.Invalid("%s is %.80q: it must be a whole number", name, v)
+	}
+	out := int(n)
+	return &out, nil
+}
+
+func (f *Family) list(c *call) (dialect.Reply, error) {
+	l, err := parseListing(c.URL.RawQuery)
+	if err != nil {
+		return dialect.Reply{}, err
+	}
+	size := mostSize
+	if l.paged {
+		size = pageSize
+	}
+	images, further, err := f.gather(c.Context(), c.Caller, l, size)
+	if err != nil {
+		return dialect.Reply{}, err
+	}
+	items := make([]image, 0, len(images))
+	for _, i := range images {
+		items = append(items, shown(i, false))
+	}
+	return reply(http.StatusOK, page{Items: items, HasMore: l.paged && further, HasPrev: l.paged && l.query.Marker != ""})
+}
+
+// gather reads as many pages as it takes to fill one with what is kept, and says whether there is more.
+func (f *Family) gather(ctx context.Context, caller daemon.Caller, l *listing, size int) (out []daemon.Image, further bool, err error) {
+	if l.none {
+		return nil, false, nil
+	}
+	q := l.query
+	q.Limit = size + 1
+	for first := true; ; first = false {
+		found, err := f.daemon.FindImages(ctx, caller, q)
+		if e, ok := errors.AsType[*daemon.Error](err); ok && e.Code == daemon.Invalid && !first {
+			// Not the caller's marker, but one that was on the page before, and is gone.
+			return nil, false, &daemon.Error{Code: daemon.Unavailable, Message: "the list changed while it was read; try again", Err: err}
+		}
+		if err != nil {
+			return nil, false, err
+		}
+		for _, i := range found.Images {
+			if slices.ContainsFunc(l.keep, func(keep func(daemon.Image) bool) bool { return !keep(i) }) {
+				continue
+			}
+			if len(out) == size {
+				return out, true, nil
+			}
+			out = append(out, i)
+		}
+		if !found.More || len(found.Images) == 0 {
+			return out, false, nil
+		}
+		q.Marker, q.Limit = found.Images[len(found.Images)-1].ID, mostSize
+	}
+}
