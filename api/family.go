@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/capsuled/capsuled/api/dialect"
+	"github.com/capsuled/capsuled/api/nova"
 	"github.com/capsuled/capsuled/api/wire"
 	"github.com/capsuled/capsuled/daemon"
 )
@@ -17,8 +18,16 @@ import (
 const idle = 30 * time.Second
 
 // newFamilies are the image dialects, each with the paths that it speaks for.
-func newFamilies(opt Options) []dialect.Family {
-	return nil
+func newFamilies(opt Options, t *tokens) ([]dialect.Family, error) {
+	identity, err := newKeystone(opt, t)
+	if err != nil {
+		return nil, err
+	}
+	families := []dialect.Family{identity}
+	if images, ok := opt.Daemon.(imageVerbs); ok {
+		families = append(families, nova.New(images))
+	}
+	return families, nil
 }
 
 // speak answers a request in the dialect of a family.
@@ -41,7 +50,7 @@ func (s *Server) speak(w http.ResponseWriter, r *http.Request, f dialect.Family)
 	if err != nil {
 		no := s.refusalOf(req.Request, err)
 		p = f.Fault(req, no)
-		p.Header = merged(p.Header, no.Header)
+		p.Header = merged(no.Header, p.Header) // the dialect's own way of a header counts
 		w.Header().Set(wire.ErrorCodeHeader, string(no.Code))
 		s.logFailure(req.Request, p.Status, no.Code, err)
 	}

@@ -65,3 +65,11 @@ type images interface {
 	Image(ctx context.Context, c daemon.Caller, id string) (daemon.Image, error)
 	DeleteImage(ctx context.Context, c daemon.Caller, id string) (daemon.Operation, error)
 }
+
+// imageVerbs is what the image dialects ask of the daemon.
+type imageVerbs interface {
+	FindImages(context.Context, daemon.Caller, daemon.ImageQuery) (daemon.ImagePage, error)
+	Image(ctx context.Context, c daemon.Caller, id string) (daemon.Image, error)
+	SetImage(ctx context.Context, c daemon.Caller, id string, change daemon.ImageChange) (daemon.Image, error)
+	RequestImageDelete(ctx context.Context, c daemon.Caller, id string) (daemon.Image, error)
+}
