@@ -14,23 +14,22 @@ import (
 // writer writes a body by appending, since a page of images through maps and reflection costs many times as much. Every
 // text of a record goes through text or escaped.
 type writer struct {
-	b    []byte
-	keys []string // of one image's items; kept for the next one's
+	b []byte
 
 	// Links up to the id, from the opening brace, escaped: the same for all images of a page.
 	self, bookmark, alternate  string
 	serverSelf, serverBookmark string
 }
 
-// writer returns a writer for about so many images.
-func (c *call) writer(images int) *writer {
+// writer returns a writer for so many images of about each bytes.
+func (c *call) writer(images, each int) *writer {
 	begin := func(rel, href string) string {
 		b := appendString(append(appendString([]byte(`{"rel":`), rel), `,"href":`...), href)
 		return string(b[:len(b)-1]) // open, for the id
 	}
 	here, unversioned := c.Base+c.prefix+c.projectPath(), c.Base+c.mount.bookmark+c.projectPath()
 	return &writer{
-		b:              make([]byte, 0, 256+images*1024),
+		b:              make([]byte, 0, 256+images*each),
 		self:           begin("self", here+"/images/"),
 		bookmark:       begin("bookmark", unversioned+"/images/"),
 		alternate:      begin("alternate", c.Base+"/image/images/"),
@@ -45,10 +44,19 @@ func (w *writer) raw(s string)     { w.b = append(w.b, s...) }
 func (w *writer) text(s string)    { w.b = appendString(w.b, s) }
 func (w *writer) number(n int64)   { w.b = appendInt(w.b, n) }
 func (w *writer) time(t time.Time) { w.b = appendTime(w.b, t) }
-func (w *writer) link(open, id string, end string) {
+
+// link writes one link; from and to are where the id is in what is written already, so that it is escaped once.
+func (w *writer) link(open string, from, to int, end string) {
 	w.b = append(w.b, open...)
-	w.b = appendEscaped(w.b, id)
+	w.b = append(w.b, w.b[from:to]...)
 	w.b = append(w.b, end...)
+}
+
+// id writes an id, and tells where it is between its quotes.
+func (w *writer) id(id string) (from, to int) {
+	from = len(w.b) + 1
+	w.text(id)
+	return from, len(w.b) - 1
 }
 
 // brief writes an image as a list has it that is not of details.
@@ -60,7 +68,7 @@ func (w *writer) brief(img *daemon.Image) {
 
 func (w *writer) core(img *daemon.Image) {
 	w.raw(`"id":`)
-	w.text(img.ID)
+	from, to := w.id(img.ID)
 	w.raw(`,"name":`)
 	if img.Name == "" {
 		w.raw(`null`)
@@ -68,9 +76,9 @@ func (w *writer) core(img *daemon.Image) {
 		w.text(img.Name)
 	}
 	w.raw(`,"links":[`)
-	w.link(w.self, img.ID, `"},`)
-	w.link(w.bookmark, img.ID, `"},`)
-	w.link(w.alternate, img.ID, `","type":"application/vnd.openstack.image"}]`)
+	w.link(w.self, from, to, `"},`)
+	w.link(w.bookmark, from, to, `"},`)
+	w.link(w.alternate, from, to, `","type":"application/vnd.openstack.image"}]`)
 }
 
 // detail writes all that Nova has of an image, and nothing else: clients that check schemas refuse more.
@@ -78,7 +86,9 @@ func (w *writer) detail(img *daemon.Image) {
 	status, progress := statusOf(img)
 	w.raw(`{`)
 	w.core(img)
-	w.raw(`,"status":"` + status + `","progress":`)
+	w.raw(`,"status":"`)
+	w.raw(status)
+	w.raw(`","progress":`)
 	w.number(int64(progress))
 	w.raw(`,"created":`)
 	w.time(img.CreatedAt)
@@ -91,14 +101,15 @@ func (w *writer) detail(img *daemon.Image) {
 	w.raw(`,"OS-EXT-IMG-SIZE:size":`)
 	w.number(img.FileBytes)
 	if value, ok := img.Metadata["auto_disk_config"]; ok {
-		w.raw(`,"OS-DCF:diskConfig":"` + diskConfig(value) + `"`)
+		w.raw(`,"OS-DCF:diskConfig":`)
+		w.text(diskConfig(value))
 	}
 	if img.SourceCapsule != "" {
 		w.raw(`,"server":{"id":`)
-		w.text(img.SourceCapsule)
+		from, to := w.id(img.SourceCapsule)
 		w.raw(`,"links":[`)
-		w.link(w.serverSelf, img.SourceCapsule, `"},`)
-		w.link(w.serverBookmark, img.SourceCapsule, `"}]}`)
+		w.link(w.serverSelf, from, to, `"},`)
+		w.link(w.serverBookmark, from, to, `"}]}`)
 	}
 	w.raw(`,"metadata":`)
 	w.items(img.Metadata)
@@ -125,28 +136,32 @@ func statusOf(img *daemon.Image) (status string, progress int) {
 
 // diskConfig reads a truth as Nova does.
 func diskConfig(value string) string {
-	switch strings.ToLower(value) {
-	case "1", "t", "true", "on", "y", "yes":
-		return "AUTO"
+	for _, yes := range [...]string{"1", "t", "true", "on", "y", "yes"} {
+		if strings.EqualFold(value, yes) {
+			return "AUTO"
+		}
 	}
 	return "MANUAL"
 }
 
-// items writes metadata, sorted by key.
+type item struct{ key, value string }
+
+// items writes metadata, sorted by key. Those of most images fit on the stack.
 func (w *writer) items(items map[string]string) {
-	w.keys = w.keys[:0]
-	for key := range items {
-		w.keys = append(w.keys, key)
+	var few [16]item
+	all := few[:0]
+	for key, value := range items {
+		all = append(all, item{key, value})
 	}
-	slices.Sort(w.keys)
+	slices.SortFunc(all, func(a, b item) int { return strings.Compare(a.key, b.key) })
 	w.raw(`{`)
-	for i, key := range w.keys {
+	for i := range all {
 		if i > 0 {
 			w.raw(`,`)
 		}
-		w.text(key)
+		w.text(all[i].key)
 		w.raw(`:`)
-		w.text(items[key])
+		w.text(all[i].value)
 	}
 	w.raw(`}`)
 }
@@ -167,13 +182,21 @@ func appendString(b []byte, s string) []byte {
 	return append(b, '"')
 }
 
+// plain are the bytes that stand for themselves.
+var plain = func() (p [256]bool) {
+	for c := ' '; c < utf8.RuneSelf; c++ {
+		p[c] = c != '"' && c != '\\'
+	}
+	return p
+}()
+
 // appendEscaped writes what is between a string's quotes. What is no UTF-8 becomes the replacement character.
 func appendEscaped(b []byte, s string) []byte {
 	const hex = "0123456789abcdef"
 	done := 0
 	for at := 0; at < len(s); {
 		c := s[at]
-		if c >= ' ' && c != '"' && c != '\\' && c < utf8.RuneSelf {
+		if plain[c] {
 			at++
 			continue
 		}

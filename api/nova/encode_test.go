@@ -48,7 +48,7 @@ func FuzzDetail(f *testing.F) {
 	f.Fuzz(func(t *testing.T, id, name, key, value, capsule, host string, size int64, disk int) {
 		img := daemon.Image{ID: id, Name: name, State: daemon.ImageActive, Metadata: map[string]string{key: value}, SourceCapsule: capsule,
 			FileBytes: size, MinDiskGB: disk, CreatedAt: time.Unix(0, 0), UpdatedAt: time.Unix(0, 0)}
-		w := (&call{Request: &dialect.Request{Request: httptest.NewRequest("GET", "/", nil), Base: "http://" + host}, mount: mounts[0]}).writer(1)
+		w := (&call{Request: &dialect.Request{Request: httptest.NewRequest("GET", "/", nil), Base: "http://" + host}, mount: mounts[0]}).writer(1, 1024)
 		w.detail(&img)
 		var got struct {
 			ID       string

@@ -8,12 +8,14 @@ import (
 	"github.com/capsuled/capsuled/daemon"
 )
 
-func (c *call) list() (dialect.Reply, error)       { return c.page("/images", (*writer).brief) }
-func (c *call) listDetail() (dialect.Reply, error) { return c.page("/images/detail", (*writer).detail) }
+func (c *call) list() (dialect.Reply, error) { return c.page("/images", 512, (*writer).brief) }
+func (c *call) listDetail() (dialect.Reply, error) {
+	return c.page("/images/detail", 896, (*writer).detail)
+}
 
-// page answers a list. The link to the next page is there when this one is full, even if it happens to be the last
+// page answers a list of images of about each bytes. The link to the next page is there when this one is full, even if it happens to be the last
 // (images contract, section 4.2).
-func (c *call) page(path string, show func(*writer, *daemon.Image)) (dialect.Reply, error) {
+func (c *call) page(path string, each int, show func(*writer, *daemon.Image)) (dialect.Reply, error) {
 	l, given, err := c.parseQuery(c.URL.RawQuery)
 	if err != nil {
 		return dialect.Reply{}, err
@@ -24,7 +26,7 @@ func (c *call) page(path string, show func(*writer, *daemon.Image)) (dialect.Rep
 			return dialect.Reply{}, err
 		}
 	}
-	w := c.writer(len(found.Images))
+	w := c.writer(len(found.Images), each)
 	w.raw(`{"images":[`)
 	for i := range found.Images {
 		if i > 0 {
@@ -66,7 +68,7 @@ func (c *call) show() (dialect.Reply, error) {
 	if err != nil {
 		return dialect.Reply{}, err
 	}
-	w := c.writer(1)
+	w := c.writer(1, 1024)
 	w.raw(`{"image":`)
 	w.detail(&img)
 	w.raw(`}`)
