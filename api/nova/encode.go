@@ -11,109 +11,78 @@ import (
 	"github.com/capsuled/capsuled/daemon"
 )
 
-// writer writes a body by appending, since a page of images through maps and reflection costs many times as much. Every
-// text of a record goes through text or escaped.
-type writer struct {
-	b []byte
-
-	// Links up to the id, from the opening brace, escaped: the same for all images of a page.
+// links are the texts of links up to an image's id, from the opening brace, escaped: the same for all images of a page.
+// Bodies are written by appending, since a page of images through maps and reflection costs many times as much. Every text
+// of a record goes through appendString.
+type links struct {
 	self, bookmark, alternate  string
 	serverSelf, serverBookmark string
 }
 
-// writer returns a writer for so many images of about each bytes.
-func (c *call) writer(images, each int) *writer {
+func (c *call) links() *links {
 	begin := func(rel, href string) string {
 		b := appendString(append(appendString([]byte(`{"rel":`), rel), `,"href":`...), href)
 		return string(b[:len(b)-1]) // open, for the id
 	}
 	here, unversioned := c.Base+c.prefix+c.projectPath(), c.Base+c.mount.bookmark+c.projectPath()
-	return &writer{
-		b:              make([]byte, 0, 256+images*each),
-		self:           begin("self", here+"/images/"),
-		bookmark:       begin("bookmark", unversioned+"/images/"),
-		alternate:      begin("alternate", c.Base+"/image/images/"),
-		serverSelf:     begin("self", here+"/servers/"),
-		serverBookmark: begin("bookmark", unversioned+"/servers/"),
+	return &links{
+		self:           `,"links":[` + begin("self", here+"/images/"),
+		bookmark:       `"},` + begin("bookmark", unversioned+"/images/"),
+		alternate:      `"},` + begin("alternate", c.Base+"/image/images/"),
+		serverSelf:     `,"links":[` + begin("self", here+"/servers/"),
+		serverBookmark: `"},` + begin("bookmark", unversioned+"/servers/"),
 	}
 }
 
-func (w *writer) reply() dialect.Reply { return dialect.Reply{MediaType: mediaType, Body: w.b} }
-
-func (w *writer) raw(s string)     { w.b = append(w.b, s...) }
-func (w *writer) text(s string)    { w.b = appendString(w.b, s) }
-func (w *writer) number(n int64)   { w.b = appendInt(w.b, n) }
-func (w *writer) time(t time.Time) { w.b = appendTime(w.b, t) }
-
-// link writes one link; from and to are where the id is in what is written already, so that it is escaped once.
-func (w *writer) link(open string, from, to int, end string) {
-	w.b = append(w.b, open...)
-	w.b = append(w.b, w.b[from:to]...)
-	w.b = append(w.b, end...)
-}
-
-// id writes an id, and tells where it is between its quotes.
-func (w *writer) id(id string) (from, to int) {
-	from = len(w.b) + 1
-	w.text(id)
-	return from, len(w.b) - 1
-}
+func reply(b []byte) dialect.Reply { return dialect.Reply{MediaType: mediaType, Body: b} }
 
 // brief writes an image as a list has it that is not of details.
-func (w *writer) brief(img *daemon.Image) {
-	w.raw(`{`)
-	w.core(img)
-	w.raw(`}`)
+func (l *links) brief(b []byte, img *daemon.Image) []byte {
+	return append(l.core(b, img), '}')
 }
 
-func (w *writer) core(img *daemon.Image) {
-	w.raw(`"id":`)
-	from, to := w.id(img.ID)
-	w.raw(`,"name":`)
+// core writes what every image has, and leaves the object open. The id is escaped once, and copied into the links.
+func (l *links) core(b []byte, img *daemon.Image) []byte {
+	b = append(b, `{"id":"`...)
+	from := len(b)
+	b = appendEscaped(b, img.ID)
+	to := len(b)
+	b = append(b, `","name":`...)
 	if img.Name == "" {
-		w.raw(`null`)
+		b = append(b, `null`...)
 	} else {
-		w.text(img.Name)
+		b = appendString(b, img.Name)
 	}
-	w.raw(`,"links":[`)
-	w.link(w.self, from, to, `"},`)
-	w.link(w.bookmark, from, to, `"},`)
-	w.link(w.alternate, from, to, `","type":"application/vnd.openstack.image"}]`)
+	b = append(append(b, l.self...), b[from:to]...)
+	b = append(append(b, l.bookmark...), b[from:to]...)
+	b = append(append(b, l.alternate...), b[from:to]...)
+	return append(b, `","type":"application/vnd.openstack.image"}]`...)
 }
 
 // detail writes all that Nova has of an image, and nothing else: clients that check schemas refuse more.
-func (w *writer) detail(img *daemon.Image) {
+func (l *links) detail(b []byte, img *daemon.Image) []byte {
 	status, progress := statusOf(img)
-	w.raw(`{`)
-	w.core(img)
-	w.raw(`,"status":"`)
-	w.raw(status)
-	w.raw(`","progress":`)
-	w.number(int64(progress))
-	w.raw(`,"created":`)
-	w.time(img.CreatedAt)
-	w.raw(`,"updated":`)
-	w.time(img.UpdatedAt)
-	w.raw(`,"minDisk":`)
-	w.number(int64(img.MinDiskGB))
-	w.raw(`,"minRam":`)
-	w.number(int64(img.MinRAMMB))
-	w.raw(`,"OS-EXT-IMG-SIZE:size":`)
-	w.number(img.FileBytes)
+	b = append(append(l.core(b, img), `,"status":"`...), status...)
+	b = appendInt(append(b, `","progress":`...), int64(progress))
+	b = appendTime(append(b, `,"created":`...), img.CreatedAt)
+	b = appendTime(append(b, `,"updated":`...), img.UpdatedAt)
+	b = appendInt(append(b, `,"minDisk":`...), int64(img.MinDiskGB))
+	b = appendInt(append(b, `,"minRam":`...), int64(img.MinRAMMB))
+	b = appendInt(append(b, `,"OS-EXT-IMG-SIZE:size":`...), img.FileBytes)
 	if value, ok := img.Metadata["auto_disk_config"]; ok {
-		w.raw(`,"OS-DCF:diskConfig":`)
-		w.text(diskConfig(value))
+		b = appendString(append(b, `,"OS-DCF:diskConfig":`...), diskConfig(value))
 	}
 	if img.SourceCapsule != "" {
-		w.raw(`,"server":{"id":`)
-		from, to := w.id(img.SourceCapsule)
-		w.raw(`,"links":[`)
-		w.link(w.serverSelf, from, to, `"},`)
-		w.link(w.serverBookmark, from, to, `"}]}`)
+		b = append(b, `,"server":{"id":"`...)
+		from := len(b)
+		b = appendEscaped(b, img.SourceCapsule)
+		to := len(b)
+		b = append(append(append(b, '"'), l.serverSelf...), b[from:to]...)
+		b = append(append(b, l.serverBookmark...), b[from:to]...)
+		b = append(b, `"}]}`...)
 	}
-	w.raw(`,"metadata":`)
-	w.items(img.Metadata)
-	w.raw(`}`)
+	b = appendItems(append(b, `,"metadata":`...), img.Metadata)
+	return append(b, '}')
 }
 
 // statusOf is a state as it is shown (images contract, section 3).
@@ -146,24 +115,23 @@ func diskConfig(value string) string {
 
 type item struct{ key, value string }
 
-// items writes metadata, sorted by key. Those of most images fit on the stack.
-func (w *writer) items(items map[string]string) {
+// appendItems writes metadata, sorted by key. That of most images fits on the stack.
+func appendItems(b []byte, items map[string]string) []byte {
 	var few [16]item
 	all := few[:0]
 	for key, value := range items {
 		all = append(all, item{key, value})
 	}
 	slices.SortFunc(all, func(a, b item) int { return strings.Compare(a.key, b.key) })
-	w.raw(`{`)
+	b = append(b, '{')
 	for i := range all {
 		if i > 0 {
-			w.raw(`,`)
+			b = append(b, ',')
 		}
-		w.text(all[i].key)
-		w.raw(`:`)
-		w.text(all[i].value)
+		b = append(appendString(b, all[i].key), ':')
+		b = appendString(b, all[i].value)
 	}
-	w.raw(`}`)
+	return append(b, '}')
 }
 
 func appendInt(b []byte, n int64) []byte { return strconv.AppendInt(b, n, 10) }

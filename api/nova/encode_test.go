@@ -48,8 +48,7 @@ func FuzzDetail(f *testing.F) {
 	f.Fuzz(func(t *testing.T, id, name, key, value, capsule, host string, size int64, disk int) {
 		img := daemon.Image{ID: id, Name: name, State: daemon.ImageActive, Metadata: map[string]string{key: value}, SourceCapsule: capsule,
 			FileBytes: size, MinDiskGB: disk, CreatedAt: time.Unix(0, 0), UpdatedAt: time.Unix(0, 0)}
-		w := (&call{Request: &dialect.Request{Request: httptest.NewRequest("GET", "/", nil), Base: "http://" + host}, mount: mounts[0]}).writer(1, 1024)
-		w.detail(&img)
+		text := (&call{Request: &dialect.Request{Request: httptest.NewRequest("GET", "/", nil), Base: "http://" + host}, mount: mounts[0]}).links().detail(nil, &img)
 		var got struct {
 			ID       string
 			Name     *string
@@ -59,14 +58,14 @@ func FuzzDetail(f *testing.F) {
 			Links    []link
 			Server   *struct{ ID string }
 		}
-		if err := json.Unmarshal(w.b, &got); err != nil {
-			t.Fatalf("%v: %s", err, w.b)
+		if err := json.Unmarshal(text, &got); err != nil {
+			t.Fatalf("%v: %s", err, text)
 		}
 		valid := func(s string) string { return string(bytes.ToValidUTF8([]byte(plainText(t, s)), nil)) }
 		if got.ID != valid(id) || (got.Name == nil) != (name == "") || got.Name != nil && *got.Name != valid(name) ||
 			!maps.Equal(got.Metadata, map[string]string{valid(key): valid(value)}) || got.Size != size || got.MinDisk != disk ||
 			(got.Server == nil) != (capsule == "") || got.Server != nil && got.Server.ID != valid(capsule) {
-			t.Errorf("%+v from %s", got, w.b)
+			t.Errorf("%+v from %s", got, text)
 		}
 		want := []link{{Rel: "self", Href: valid("http://" + host + "/v2.1/images/" + id)}, {Rel: "bookmark", Href: valid("http://" + host + "/images/" + id)},
 			{Rel: "alternate", Type: "application/vnd.openstack.image", Href: valid("http://" + host + "/image/images/" + id)}}

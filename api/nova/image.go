@@ -8,14 +8,14 @@ import (
 	"github.com/capsuled/capsuled/daemon"
 )
 
-func (c *call) list() (dialect.Reply, error) { return c.page("/images", 512, (*writer).brief) }
+func (c *call) list() (dialect.Reply, error) { return c.page("/images", 512, (*links).brief) }
 func (c *call) listDetail() (dialect.Reply, error) {
-	return c.page("/images/detail", 896, (*writer).detail)
+	return c.page("/images/detail", 896, (*links).detail)
 }
 
 // page answers a list of images of about each bytes. The link to the next page is there when this one is full, even if it happens to be the last
 // (images contract, section 4.2).
-func (c *call) page(path string, each int, show func(*writer, *daemon.Image)) (dialect.Reply, error) {
+func (c *call) page(path string, each int, show func(*links, []byte, *daemon.Image) []byte) (dialect.Reply, error) {
 	l, given, err := c.parseQuery(c.URL.RawQuery)
 	if err != nil {
 		return dialect.Reply{}, err
@@ -26,22 +26,21 @@ func (c *call) page(path string, each int, show func(*writer, *daemon.Image)) (d
 			return dialect.Reply{}, err
 		}
 	}
-	w := c.writer(len(found.Images), each)
-	w.raw(`{"images":[`)
+	b, links := make([]byte, 0, 256+len(found.Images)*each), c.links()
+	b = append(b, `{"images":[`...)
 	for i := range found.Images {
 		if i > 0 {
-			w.raw(`,`)
+			b = append(b, ',')
 		}
-		show(w, &found.Images[i])
+		b = show(links, b, &found.Images[i])
 	}
-	w.raw(`]`)
+	b = append(b, ']')
 	if n := len(found.Images); n > 0 && n == l.Limit {
-		w.raw(`,"images_links":[{"rel":"next","href":`)
-		w.text(c.Base + c.prefix + c.projectPath() + path + "?" + next(given, found.Images[n-1].ID))
-		w.raw(`}]`)
+		b = append(b, `,"images_links":[{"rel":"next","href":`...)
+		b = appendString(b, c.Base+c.prefix+c.projectPath()+path+"?"+next(given, found.Images[n-1].ID))
+		b = append(b, `}]`...)
 	}
-	w.raw(`}`)
-	return w.reply(), nil
+	return reply(append(b, '}')), nil
 }
 
 // next is a query string with every parameter as it counted, sorted, and the marker of the page that follows.
@@ -68,11 +67,8 @@ func (c *call) show() (dialect.Reply, error) {
 	if err != nil {
 		return dialect.Reply{}, err
 	}
-	w := c.writer(1, 1024)
-	w.raw(`{"image":`)
-	w.detail(&img)
-	w.raw(`}`)
-	return w.reply(), nil
+	b := c.links().detail(append(make([]byte, 0, 2048), `{"image":`...), &img)
+	return reply(append(b, '}')), nil
 }
 
 // image is the image that the path names. One whose bytes are gone is gone here as well; lists alone still tell.

@@ -77,19 +77,10 @@ func (c *call) removeItem() (dialect.Reply, error) {
 }
 
 func metadataReply(items map[string]string) dialect.Reply {
-	w := &writer{}
-	w.raw(`{"metadata":`)
-	w.items(items)
-	w.raw(`}`)
-	return w.reply()
+	return reply(append(appendItems([]byte(`{"metadata":`), items), '}'))
 }
 
 func itemReply(key, value string) dialect.Reply {
-	w := &writer{}
-	w.raw(`{"meta":{`)
-	w.text(key)
-	w.raw(`:`)
-	w.text(value)
-	w.raw(`}}`)
-	return w.reply()
+	b := append(appendString([]byte(`{"meta":{`), key), ':')
+	return reply(append(appendString(b, value), `}}`...))
 }
