@@ -18,10 +18,12 @@ const module = "github.com/capsuled/capsuled"
 var arrows = map[string][]string{
 	"cmd/capsuled":    {"api", "daemon", "daemon/store", "domain", "firewall", "firewall/policy", "imagestore", "systemd"},
 	"cmd/capsulectl":  {"api/client", "api/wire", "firewall/policy"}, // policy is pure: a file is checked without a daemon
-	"api":             {"api/dialect", "api/glance", "api/horizon", "api/synnefo", "api/wire", "daemon"},
+	"api":             {"api/dialect", "api/glance", "api/horizon", "api/keystone", "api/nova", "api/synnefo", "api/wire", "daemon"},
 	"api/dialect":     {"daemon"},
 	"api/glance":      {"api/dialect", "daemon"},
 	"api/horizon":     {"api/dialect", "daemon"},
+	"api/keystone":    {"api/dialect", "daemon"},
+	"api/nova":        {"api/dialect", "daemon"},
 	"api/synnefo":     {"api/dialect", "daemon"},
 	"api/wire":        {},
 	"api/client":      {"api/wire"},
@@ -45,8 +47,9 @@ var owners = map[string][]string{
 	"github.com/coreos/go-systemd/":  {"systemd"},
 	"github.com/BurntSushi/":         {"cmd/capsuled", "firewall/policy"},
 	"github.com/spf13/":              {"cmd/capsulectl"},
-	"net/http":                       {"api", "api/client", "api/dialect", "api/glance", "api/horizon", "api/synnefo", "cmd/capsuled", "cmd/capsulectl", "imagestore"}, // imagestore fetches images
-	"os/exec":                        {"firewall", "imagestore"},
+	"net/http": {"api", "api/client", "api/dialect", "api/glance", "api/horizon", "api/keystone", "api/nova", "api/synnefo",
+		"cmd/capsuled", "cmd/capsulectl", "imagestore"}, // imagestore fetches images
+	"os/exec": {"firewall", "imagestore"},
 	"github.com/prometheus/client_golang/prometheus/promauto": {},
 }
 

@@ -13,5 +13,6 @@
 // Concurrency: a Server serves any number of requests on any number of listeners. Its state is fixed by New, but for
 // the token secret, which is read again when its file changes.
 //
-// It does not rate-limit, terminate TLS for others, or trust any header that names a user.
+// It does not rate-limit (but for guesses at passwords: package keystone), terminate TLS for others, or trust any header
+// that names a user.
 package api

@@ -11,6 +11,7 @@ import (
 	"github.com/capsuled/capsuled/api/dialect"
 	"github.com/capsuled/capsuled/api/glance"
 	"github.com/capsuled/capsuled/api/horizon"
+	"github.com/capsuled/capsuled/api/nova"
 	"github.com/capsuled/capsuled/api/synnefo"
 	"github.com/capsuled/capsuled/api/wire"
 	"github.com/capsuled/capsuled/daemon"
@@ -23,8 +24,13 @@ const (
 )
 
 // newFamilies are the image dialects, each with the paths that it speaks for.
-func newFamilies(opt Options) []dialect.Family {
-	return append(synnefo.New(synnefo.Options{Daemon: opt.Daemon}), horizon.New(opt.Daemon), glance.New(opt.Daemon))
+func newFamilies(opt Options, t *tokens) ([]dialect.Family, error) {
+	identity, err := newKeystone(opt, t)
+	if err != nil {
+		return nil, err
+	}
+	return append(synnefo.New(synnefo.Options{Daemon: opt.Daemon}),
+		identity, nova.New(opt.Daemon), horizon.New(opt.Daemon), glance.New(opt.Daemon)), nil
 }
 
 // speak answers a request in the dialect of a family.
@@ -43,7 +49,7 @@ func (s *Server) speak(w http.ResponseWriter, r *http.Request, f dialect.Family)
 	x.fail = func(w http.ResponseWriter, _ *http.Request, err error) {
 		no := s.refusalOf(req.Request, err)
 		p := f.Fault(req, no)
-		p.Header = merged(p.Header, no.Header)
+		p.Header = merged(no.Header, p.Header) // the dialect's own way of a header counts
 		w.Header().Set(wire.ErrorCodeHeader, string(no.Code))
 		s.logFailure(req.Request, p.Status, no.Code, err)
 		send(w, req.Request, p)

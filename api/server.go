@@ -32,6 +32,16 @@ type Options struct {
 	Admins []string
 	// Groups are the gids whose members are administrators over the unix socket, beside root.
 	Groups []uint32
+	// UsersFile has those who may get a token for a password (keystone.ParseUsers says how), not accessible to others and
+	// written by its owner alone, who is root or whoever runs the daemon; read again when it changes. "" means nobody.
+	// It needs SecretFile.
+	UsersFile string
+	// TokenLife is how long a token lives that is given out for a password; 0 means one hour.
+	TokenLife time.Duration
+	// Region is that of the catalog of services; "" means RegionOne.
+	Region string
+	// CycladesCatalog puts Synnefo's endpoints into the catalog of the identity API's version 2.0, in place of Nova's.
+	CycladesCatalog bool
 	// MaxConnections bounds open connections over TCP, and apart from that over unix sockets; 0 means 512.
 	MaxConnections int
 }
@@ -54,8 +64,8 @@ type Server struct {
 	close   context.CancelFunc
 }
 
-// New returns a Server that does not listen yet. It fails when the secret is not fit, when a guid of Admins is not one,
-// or when the metrics are registered already.
+// New returns a Server that does not listen yet. It fails when the secret is not fit, when the users' file is not, when a guid
+// of Admins is not one, or when the metrics are registered already.
 func New(opt Options) (*Server, error) {
 	if opt.Daemon == nil || opt.Log == nil || opt.Registerer == nil || opt.Metrics == nil {
 		return nil, errors.New("api: Daemon, Log, Registerer and Metrics are required")
@@ -84,7 +94,9 @@ func New(opt Options) (*Server, error) {
 	}
 	s.closing, s.close = context.WithCancel(context.Background())
 	s.mux = s.newMux()
-	s.families = newFamilies(opt)
+	if s.families, err = newFamilies(opt, tokens); err != nil {
+		return nil, err
+	}
 	s.http = s.newHTTP()
 	return s, nil
 }

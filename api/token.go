@@ -1,6 +1,7 @@
 package api
 
 import (
+	"crypto/rand"
 	"fmt"
 	"regexp"
 	"slices"
@@ -53,12 +54,18 @@ func newTokens(secretPath string, admins []string) (*tokens, error) {
 
 // verify returns the caller that token names, without From and Request.
 func (t *tokens) verify(token string) (daemon.Caller, error) {
+	caller, _, err := t.read(token)
+	return caller, err
+}
+
+// read verifies a token, and returns its claims as well.
+func (t *tokens) read(token string) (daemon.Caller, claims, error) {
 	if t.secret == nil {
-		return daemon.Caller{}, unauthorized(nil, "this host accepts no tokens")
+		return daemon.Caller{}, claims{}, unauthorized(nil, "this host accepts no tokens")
 	}
 	secret, err := t.secret.read()
 	if err != nil {
-		return daemon.Caller{}, &daemon.Error{Code: daemon.Unavailable, Message: "identities cannot be verified now", Err: err}
+		return daemon.Caller{}, claims{}, noSecret(err)
 	}
 	var c claims
 	key := func(parsed *jwt.Token) (any, error) {
@@ -68,16 +75,35 @@ func (t *tokens) verify(token string) (daemon.Caller, error) {
 		return secret, nil
 	}
 	if _, err := t.parser.ParseWithClaims(token, &c, key); err != nil {
-		return daemon.Caller{}, unauthorized(err, "the token is not valid, or no longer")
+		return daemon.Caller{}, claims{}, unauthorized(err, "the token is not valid, or no longer")
 	}
 	caller, err := c.caller()
 	if err != nil {
-		return daemon.Caller{}, unauthorized(err, "the token is not valid: %v", err)
+		return daemon.Caller{}, claims{}, unauthorized(err, "the token is not valid: %v", err)
 	}
 	if slices.Contains(t.admins, caller.GUID) && !slices.Contains(caller.Roles, daemon.RoleAdmin) {
 		caller.Roles = append(caller.Roles, daemon.RoleAdmin)
 	}
-	return caller, nil
+	return caller, c, nil
+}
+
+func noSecret(err error) error {
+	return &daemon.Error{Code: daemon.Unavailable, Message: "identities cannot be verified now", Err: err}
+}
+
+// issue makes a token that says c, from now on for life. Its subject, guid, email, project and roles are c's.
+func (t *tokens) issue(c claims, life time.Duration) (string, error) {
+	if t.secret == nil {
+		return "", unauthorized(nil, "this host gives out no tokens")
+	}
+	secret, err := t.secret.read()
+	if err != nil {
+		return "", noSecret(err)
+	}
+	now := time.Now()
+	c.ID = rand.Text() // so that no two are alike
+	c.IssuedAt, c.ExpiresAt = jwt.NewNumericDate(now), jwt.NewNumericDate(now.Add(life))
+	return jwt.NewWithClaims(jwt.SigningMethodHS256, c).SignedString(secret)
 }
 
 // caller checks what the signature cannot: that the claims can go into records, logs and labels.

@@ -158,7 +158,8 @@ func (h *house) daemon(ctx context.Context, c Config) (*daemon.Daemon, error) {
 	}
 	files, err := imagestore.Open(imagestore.Options{
 		Dir: c.Host.StateDir, ReaderGID: groupID(h.log, c.Libvirt.QEMUGroup), ReserveBytes: int64(c.Capsule.DiskReserveGB) << 30,
-		Log: h.log, Registerer: h.metrics,
+		MaxImageBytes: int64(c.Images.MaxGB) << 30,
+		Log:           h.log, Registerer: h.metrics,
 	})
 	if err != nil {
 		return nil, err
@@ -196,6 +197,7 @@ func (h *house) daemon(ctx context.Context, c Config) (*daemon.Daemon, error) {
 		ReserveBytes: int64(c.Capsule.DiskReserveGB) << 30,
 		Policies:     policies, VerifyEvery: c.Secure.VerifyEvery, MountWait: c.Secure.MountWait, FlushWait: c.Secure.FlushWait,
 		RotatePassword: c.Secure.RotateConsolePassword, CutConsoles: c.Secure.CutConsoles,
+		FetchRules: c.fetchRules(), Clean: c.clean(), Peers: c.Images.Peers, CollectEvery: c.Images.CollectEvery, KeepDeleted: c.Images.KeepDeleted,
 		Store: records, Hypervisor: host, Domains: host, Fences: chains, Files: files, Images: files,
 		Log: h.log, Registerer: h.metrics,
 	})
@@ -234,6 +236,7 @@ func (h *house) server(ctx context.Context, c Config, d *daemon.Daemon) (*api.Se
 		Daemon: d, Log: h.log, Registerer: h.metrics, Version: version,
 		Metrics:    promhttp.HandlerFor(h.metrics, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(h.log.Handler(), slog.LevelError), ErrorHandling: promhttp.ContinueOnError}),
 		SecretFile: c.Auth.JWTSecretFile, Admins: c.Auth.Admins,
+		UsersFile: c.Identity.UsersFile, TokenLife: c.Identity.TokenLife, Region: c.Identity.Region, CycladesCatalog: c.Identity.CycladesCatalog,
 	}
 	if admins >= 0 {
 		opt.Groups = []uint32{uint32(admins)}
