@@ -29,7 +29,7 @@ func newFamilies(opt Options, t *tokens) ([]dialect.Family, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(synnefo.New(synnefo.Options{Daemon: opt.Daemon}),
+	return append(synnefo.New(synnefo.Options{Daemon: opt.Daemon, PollLimit: opt.PollLimit}),
 		identity, nova.New(opt.Daemon), horizon.New(opt.Daemon), glance.New(opt.Daemon)), nil
 }
 

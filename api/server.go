@@ -40,6 +40,8 @@ type Options struct {
 	TokenLife time.Duration
 	// Region is that of the catalog of services; "" means RegionOne.
 	Region string
+	// PollLimit is how old a changes-since of the Synnefo dialects may be; 0 means one hour.
+	PollLimit time.Duration
 	// CycladesCatalog puts Synnefo's endpoints into the catalog of the identity API's version 2.0, in place of Nova's.
 	CycladesCatalog bool
 	// MaxConnections bounds open connections over TCP, and apart from that over unix sockets; 0 means 512.

@@ -42,6 +42,7 @@ type machine struct {
 	looking  atomic.Int64         // how often the rules were asked for
 	older    map[domain.ID]bool   // launched by an older version
 	consoles map[domain.ID]string // passwords that consoles have
+	grown    int64                // bytes that the last clone was to have at least
 	frozen   map[domain.ID]bool   // whose guest writes nothing
 	shelf
 	quiet map[domain.ID]bool // whose guest is asked for no figures; a new daemon has forgotten it
@@ -326,6 +327,7 @@ func (m *machine) Clone(ctx context.Context, key string, d imagestore.Digest, si
 			return imagestore.ErrNotFound
 		}
 		f = m.file(key, "disk")
+		m.grown = size
 		return nil
 	})
 	return f, err

@@ -70,7 +70,7 @@ const (
 	MaxMetadataItems = 128     // images contract, section 7: more is OverQuota
 	MaxMetadataKey   = 255     // code points
 	MaxMetadataValue = 65535   // bytes; dialects allow less
-	MaxImageMinDisk  = 1 << 20 // GiB
+	MaxImageMinDisk  = 2048    // GiB; the image store makes no bigger disk
 	MaxImageMinRAM   = 1 << 30 // MiB
 )
 

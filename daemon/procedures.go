@@ -223,11 +223,12 @@ func capsuleFailed(tx *store.Tx, a *act, cause *Error) error {
 func (a *act) id() domain.ID { return domain.ID(a.capsule.ID) }
 
 func (a *act) clone(ctx context.Context) error {
-	_, err := a.d.files.Clone(ctx, a.capsule.ID, imagestore.Digest(a.capsule.Image.Digest), 0)
-	if errors.Is(err, imagestore.ErrNotFound) {
-		return &Error{Code: Internal, Message: "the bytes of image " + a.capsule.ImageID + " are gone from the store: add the same file again", Err: err}
+	f, err := a.d.files.Clone(ctx, a.capsule.ID, imagestore.Digest(a.capsule.Image.Digest), int64(a.capsule.Image.MinDiskGB)<<30)
+	if err != nil {
+		return bytesGone(err, a.capsule.ImageID)
 	}
-	return err
+	a.say("%s", f.Method)
+	return nil
 }
 
 func (a *act) cloneVolumes(ctx context.Context) error {

@@ -29,7 +29,8 @@ const maxPatterns = 1000
 
 func (c Clean) wanted() bool { return len(c.Remove)+len(c.Empty) > 0 }
 
-func (c Clean) check() error {
+// Check says what is wrong with the patterns; nil if they can be gone by.
+func (c Clean) Check() error {
 	if len(c.Remove)+len(c.Empty) > maxPatterns {
 		return fmt.Errorf("%w: more than %d patterns to clean by", ErrInvalid, maxPatterns)
 	}

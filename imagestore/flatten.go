@@ -36,7 +36,7 @@ func (s *Store) Flatten(ctx context.Context, key string, c Clean, p Progress) (I
 }
 
 func (s *Store) flatten(ctx context.Context, key string, c Clean, p Progress) (_ Image, err error) {
-	if err := errors.Join(ctx.Err(), checkKey(key), c.check()); err != nil {
+	if err := errors.Join(ctx.Err(), checkKey(key), c.Check()); err != nil {
 		return Image{}, err
 	}
 	if p == nil {

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"net/netip"
-	"path"
 	"slices"
 	"strings"
 	"time"
@@ -19,7 +18,8 @@ type ImagesConfig struct {
 	FetchTimeout         time.Duration
 	MaxGB                int           // of one image that is sent or fetched
 	CollectEvery         time.Duration // how often what is deleted and unneeded is removed
-	KeepDeleted          time.Duration // how long the record of a deleted image is shown
+	KeepDeleted          time.Duration // how long a deleted image keeps its bytes
+	PollLimit            time.Duration // how old a changes-since of the Synnefo dialects may be
 	CleanRemove          []string      // patterns of files that go from an image that is shared; see imagestore.Clean
 	CleanEmpty           []string      // and of files that stay, with nothing in them
 	Peers                []string      // guids that may say that an image is on their host too
@@ -41,7 +41,7 @@ func defaultImages() ImagesConfig {
 		FetchTimeout:         6 * time.Hour,
 		MaxGB:                1024,
 		CollectEvery:         10 * time.Minute,
-		KeepDeleted:          30 * 24 * time.Hour,
+		PollLimit:            time.Hour,
 		// What is below /var goes by the end of its path: /var may be a file system of its own.
 		CleanRemove: []string{
 			"/etc/ssh/ssh_host_*", ".ssh/authorized_keys", ".htrc",
@@ -100,8 +100,7 @@ func checkPrefix(s string) error {
 
 // checkPattern is the image store's own rule.
 func checkPattern(s string) error {
-	_, err := path.Match(s, "")
-	if err != nil || strings.Trim(s, "/*?") == "" || path.Clean(s) != s || strings.HasPrefix(s, "../") || strings.ContainsFunc(s, isControl) {
+	if (imagestore.Clean{Remove: []string{s}}).Check() != nil || strings.ContainsFunc(s, isControl) {
 		return fmt.Errorf("is %q; want names joined by single slashes, with * and ? but not these alone, such as \".ssh/authorized_keys\"", s)
 	}
 	return nil

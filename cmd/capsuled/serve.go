@@ -236,7 +236,7 @@ func (h *house) server(ctx context.Context, c Config, d *daemon.Daemon) (*api.Se
 		Daemon: d, Log: h.log, Registerer: h.metrics, Version: version,
 		Metrics:    promhttp.HandlerFor(h.metrics, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(h.log.Handler(), slog.LevelError), ErrorHandling: promhttp.ContinueOnError}),
 		SecretFile: c.Auth.JWTSecretFile, Admins: c.Auth.Admins,
-		UsersFile: c.Identity.UsersFile, TokenLife: c.Identity.TokenLife, Region: c.Identity.Region, CycladesCatalog: c.Identity.CycladesCatalog,
+		UsersFile: c.Identity.UsersFile, TokenLife: c.Identity.TokenLife, Region: c.Identity.Region, CycladesCatalog: c.Identity.CycladesCatalog, PollLimit: c.Images.PollLimit,
 	}
 	if admins >= 0 {
 		opt.Groups = []uint32{uint32(admins)}
