@@ -2,6 +2,7 @@ package daemon_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"log/slog"
 	"net/netip"
@@ -304,4 +305,15 @@ func (m *machine) block(call string) chan struct{} {
 		return none
 	}
 	return release
+}
+
+// exec runs a statement on the records, for what no verb writes yet.
+func (b *bench) exec(q string, args ...any) error {
+	db, err := sql.Open("sqlite3", "file:"+b.path+"?_busy_timeout=10000")
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	_, err = db.Exec(q, args...)
+	return err
 }

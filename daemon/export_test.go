@@ -24,3 +24,6 @@ func StepNames(kind string) (names []string) {
 	}
 	return names
 }
+
+// Classify is what an error of a leaf means to a caller.
+func Classify(err error) *Error { return classify(err) }

@@ -365,6 +365,9 @@ func (m *machine) Keys(context.Context) ([]string, error) {
 func (m *machine) FreeBytes() (int64, error) { return 1 << 40, nil }
 
 func (m *machine) Import(ctx context.Context, path string, p imagestore.Progress) (i imagestore.Image, err error) {
+	if err := m.waits(ctx, "Import"); err != nil {
+		return i, err
+	}
 	err = m.call(ctx, "Import", func() error {
 		p("copy", 1, 2)
 		var ok bool

@@ -23,7 +23,7 @@ type Step = store.Step
 // Operation is one act on a capsule or an image, from its journalled intent to its end.
 type Operation struct {
 	ID       string
-	Kind     string // "create", "launch", "stop", "delete", "image-add", "image-delete"; what the daemon began itself: "poweroff", "crash", "evict"
+	Kind     string // "create", "launch", "stop", "delete", "image-add", "image-fetch", "image-finish", "image-share" (of the capsule), "image-verify", "image-delete"; what the daemon began itself: "poweroff", "crash", "evict"
 	Target   string // id of the capsule or image
 	State    OperationState
 	Step     string // the step under way, or the one that failed

@@ -24,7 +24,7 @@ func (d *Daemon) ShareCapsule(ctx context.Context, c Caller, n NewShare) (v Imag
 	if c.GUID == "" {
 		return v, op, errorf(Unauthorized, "who asks is not known")
 	}
-	if !uuidPattern.MatchString(n.Capsule) {
+	if _, err := uuid.Parse(n.Capsule); err != nil {
 		return v, op, errorf(Invalid, "%q is not a capsule id: a UUID such as 6f1c7a52-0b5e-4c64-9a53-0d2f5d1f7a10 is", clip(n.Capsule))
 	}
 	if err := errorOf(checkImageName(n.Name), checkImageDescription(n.Description)); err != nil {
