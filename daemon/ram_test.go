@@ -10,32 +10,32 @@ import (
 	"github.com/capsuled/capsuled/domain"
 )
 
-// slow is a libvirt that is asked how long it may take.
-type slow struct {
+// sluggish is a libvirt that is asked how long it may take.
+type sluggish struct {
 	*machine
 	left map[string]time.Duration
 }
 
-func (s *slow) note(ctx context.Context, call string) {
+func (s *sluggish) note(ctx context.Context, call string) {
 	until, _ := ctx.Deadline()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.left[call] = time.Until(until).Round(time.Second)
 }
 
-func (s *slow) Checkpoint(ctx context.Context, id domain.ID, cp domain.CleanPoint) error {
+func (s *sluggish) Checkpoint(ctx context.Context, id domain.ID, cp domain.CleanPoint) error {
 	s.note(ctx, "save")
 	return s.machine.Checkpoint(ctx, id, cp)
 }
 
-func (s *slow) Restore(ctx context.Context, spec domain.Spec, ram string) error {
+func (s *sluggish) Restore(ctx context.Context, spec domain.Spec, ram string) error {
 	s.note(ctx, "restore")
 	return s.machine.Restore(ctx, spec, ram)
 }
 
 // TestLargeRAM: what takes longer the more memory a capsule has may take longer, also on the way back.
 func TestLargeRAM(t *testing.T) {
-	s := &slow{left: map[string]time.Duration{}}
+	s := &sluggish{left: map[string]time.Duration{}}
 	b := newBench(t, func(o *daemon.Options) { s.machine = o.Domains.(*machine); o.Domains = s })
 	image := b.image()
 	var few map[string]time.Duration

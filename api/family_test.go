@@ -1,0 +1,60 @@
+package api_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+)
+
+// TestFamilies: every family is reached by its paths through the whole server, and tells of a panic, of a caller without
+// identity and of what does not exist in its own shape.
+func TestFamilies(t *testing.T) {
+	h := start(t, nil)
+	for _, row := range []struct {
+		name, open string // answers without an identity
+		path       string // asks the daemon
+		header     string
+		crash      int    // what a panic is to the family
+		shape      string // of its refusals
+	}{
+		{"Nova 2.1", "/v2.1", "/v2.1/images/detail", "", 500, `{"computeFault":{"code":500,`},
+		{"Nova 2", "/v2/", "/v2/images", "", 500, `{"computeFault":{"code":500,`},
+		{"Synnefo 1.1", "/api/", "/api/v1.1/images", "", 503, `{"serviceUnavailable":{"code":503,`},
+		{"Synnefo 2.0", "/compute", "/compute/v2.0/images", "", 500, `{"internalServerError":{"code":500,`},
+		{"Horizon", "", "/api/glance/images/", "X-Requested-With: XMLHttpRequest", 500, `"internal error`},
+		{"Glance", "/image", "/image/v2/images", "", 500, "internal error"},
+		{"identity", "/identity/", "", "", 0, ""},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			h.set(func(f *fakeDaemon) { f.before = nil })
+			if row.open != "" {
+				if a := do(t, h.tcp, request(t, "GET", h.tcpURL+row.open, "")); a.StatusCode >= 400 || !strings.Contains(a.body, "version") {
+					t.Errorf("GET %s: %d %s", row.open, a.StatusCode, a.body)
+				}
+			}
+			if row.path == "" {
+				return
+			}
+			ask := func(url string) answer {
+				r := request(t, "GET", url+row.path, "")
+				if name, value, ok := strings.Cut(row.header, ": "); ok {
+					r.Header.Set(name, value)
+				}
+				if strings.HasPrefix(url, h.tcpURL) {
+					return do(t, h.tcp, r)
+				}
+				return do(t, h.unix, r)
+			}
+			if a := ask("http://capsuled"); a.StatusCode != 200 || !strings.Contains(a.body, "image-1") {
+				t.Errorf("GET %s: %d %s", row.path, a.StatusCode, a.body)
+			}
+			if a := ask(h.tcpURL); a.StatusCode != 401 {
+				t.Errorf("GET %s without an identity: %d %s", row.path, a.StatusCode, a.body)
+			}
+			h.set(func(f *fakeDaemon) { f.before = func(context.Context) { panic("the secret-place") } })
+			if a := ask("http://capsuled"); a.StatusCode != row.crash || !strings.Contains(a.body, row.shape) || strings.Contains(a.body, "secret-place") {
+				t.Errorf("GET %s with a panic: %d %s, want %d with %s", row.path, a.StatusCode, a.body, row.crash, row.shape)
+			}
+		})
+	}
+}
