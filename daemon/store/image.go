@@ -130,7 +130,7 @@ func (t *Tx) ImagesChanged(since int64, deleted time.Time) ([]Image, error) {
 
 // ImageNamed reads the living image that has a name; ErrNotFound when the name is free.
 func (t *Tx) ImageNamed(name string) (Image, error) {
-	return first(t, scanImage, imageQuery+`WHERE deleted_at IS NULL AND name <> '' AND name = ?`, name)
+	return first(t, scanImage, imageQuery+`WHERE deleted_at IS NULL AND state <> 'DELETE_PENDING' AND name <> '' AND name = ?`, name)
 }
 
 // PutImage writes a record back that was read at the version it has: ErrStale when it has changed since, ErrTaken when

@@ -168,7 +168,7 @@ ALTER TABLE images ADD COLUMN version INTEGER NOT NULL DEFAULT 0;          -- on
 UPDATE images SET arrived = digest <> '', version = rowid;                 -- rowids differ, and that is all that a beginning needs
 CREATE UNIQUE INDEX image_version ON images (version);
 DROP INDEX image_name;
-CREATE UNIQUE INDEX image_name ON images (name) WHERE deleted_at IS NULL AND name <> '';
+CREATE UNIQUE INDEX image_name ON images (name) WHERE deleted_at IS NULL AND name <> '' AND state <> 'DELETE_PENDING'; -- a name is free as soon as its image is on its way out
 `,
 	// 4: metadata definitions
 	`

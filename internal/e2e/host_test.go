@@ -30,6 +30,8 @@ const (
 
 	envCapsuled   = "CAPSULED_E2E_CAPSULED"
 	envCapsulectl = "CAPSULED_E2E_CAPSULECTL"
+
+	envGophercloud = "CAPSULED_E2E_GOPHERCLOUD"
 )
 
 func TestMain(m *testing.M) {
@@ -54,6 +56,9 @@ func buildPrograms() error {
 	}
 	p, err := rig.Build(context.Background(), root, "e2e", raceEnabled)
 	if err != nil {
+		return err
+	}
+	if err := buildGophercloud(root); err != nil {
 		return err
 	}
 	return os.Setenv(envCapsuled, p.Capsuled+"\n"+p.Capsulectl)

@@ -3,6 +3,8 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -11,7 +13,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/capsuled/capsuled/internal/rig"
+	"golang.org/x/crypto/bcrypt"
 )
 
 const clientUser = "alice"
@@ -31,8 +33,11 @@ var clients = []struct{ name, script string }{
 func TestImageClients(t *testing.T) {
 	users := filepath.Join(t.TempDir(), "users")
 	const password = "correct horse"
-	// bcrypt of the password, made by htpasswd.
-	if err := os.WriteFile(users, []byte("alice:"+bcrypt(t, password)+":"+clientUser+":alice@example.org:p-alice:\n"), 0o600); err != nil {
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(users, []byte("alice:"+string(hash)+":"+clientUser+":alice@example.org:p-alice:\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	h := startHost(t, fmt.Sprintf("identity.users_file = %q", users), "quota.images = 100")
@@ -40,6 +45,11 @@ func TestImageClients(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			h := h.within(t)
 			made := h.imagesOf(clientUser, "own", "spare")
+			t.Cleanup(func() {
+				for _, id := range made {
+					_, _ = h.Ctl(context.Background(), "image", "delete", "--yes", id) // those that the client did not delete
+				}
+			})
 			made["two"] = h.ctl("image", "add", "--name", "two", "--public", h.file("two", 2<<20))
 			argv := []string{"/usr/bin/python3", filepath.Join("clients", c.script)}
 			if strings.HasSuffix(c.script, ".sh") {
@@ -56,24 +66,13 @@ func TestImageClients(t *testing.T) {
 				t.Fatal(err)
 			}
 			cmd.Env = append(os.Environ(), "CAPSULED_URL=http://127.0.0.1:18080", "CAPSULED_IMAGES="+string(text), "CAPSULED_PROJECT=p-alice",
-				"CAPSULED_TOKEN="+token(t, map[string]any{"sub": clientUser, "project": "p-alice"}), "CAPSULED_PASSWORD="+password, "PYTHONDONTWRITEBYTECODE=1")
+				"CAPSULED_TOKEN="+token(t, map[string]any{"sub": clientUser, "project": "p-alice"}), "CAPSULED_PASSWORD="+password, "CAPSULED_DISK="+h.file("sent", 3<<20), "PYTHONDONTWRITEBYTECODE=1")
 			out, err := cmd.CombinedOutput()
 			if lines := bytes.Fields(out); err != nil || len(lines) == 0 || string(lines[len(lines)-1]) != "done" {
 				t.Errorf("%v\n%s", err, out)
 			}
-			for _, id := range made {
-				_, _ = h.Ctl(t.Context(), "image", "delete", "--yes", id) // those that it did not delete itself
-			}
 		})
 	}
-}
-
-// bcrypt hashes a password as an operator would.
-func bcrypt(t *testing.T, password string) string {
-	t.Helper()
-	out := must(command(t, "htpasswd", "-nbBC", "6", "x", password))(t)
-	_, hash, _ := strings.Cut(strings.TrimSpace(out), ":")
-	return hash
 }
 
 // within is the host for a part of a test.
@@ -83,11 +82,25 @@ func (h *host) within(t *testing.T) *host {
 	return &part
 }
 
-// file makes a raw disk of random bytes.
-func (h *host) file(name string, size int64) string {
+// disk is a raw disk of random bytes behind a boot sector with one partition.
+func disk(size int) []byte {
+	b := make([]byte, size)
+	_, _ = rand.Read(b[512:])
+	entry := b[446:]
+	entry[0], entry[4] = 0x80, 0x83 // bootable; Linux
+	binary.LittleEndian.PutUint32(entry[8:], 1)
+	binary.LittleEndian.PutUint32(entry[12:], uint32(size/512-1))
+	b[510], b[511] = 0x55, 0xaa
+	return b
+}
+
+// file puts such a disk into a file.
+func (h *host) file(name string, size int) string {
 	h.t.Helper()
 	path := filepath.Join(h.t.TempDir(), name+".raw")
-	must(command(h.t, "dd", "if=/dev/urandom", "of="+path, "bs=1M", fmt.Sprintf("count=%d", size>>20), "status=none"))(h.t)
+	if err := os.WriteFile(path, disk(size), 0o600); err != nil {
+		h.t.Fatal(err)
+	}
 	return path
 }
 
@@ -97,16 +110,12 @@ func (h *host) imagesOf(guid string, names ...string) map[string]string {
 	made := map[string]string{}
 	tok := token(h.t, map[string]any{"sub": guid, "project": "p-alice"})
 	for _, name := range names {
-		body, err := os.ReadFile(h.file(name, 1<<20))
-		if err != nil {
-			h.t.Fatal(err)
-		}
 		a := h.send(tok, "POST", "/v1/images", "application/json", fmt.Sprintf(`{"name":%q}`, name))
 		var image struct{ ID string }
 		if err := json.Unmarshal([]byte(a.body), &image); err != nil || a.status != 201 {
 			h.t.Fatalf("%d %s", a.status, a.body)
 		}
-		if a = h.send(tok, "PUT", "/v1/images/"+image.ID+"/file?finish=true", "application/octet-stream", string(body)); a.status != 202 {
+		if a = h.send(tok, "PUT", "/v1/images/"+image.ID+"/file?finish=true", "application/octet-stream", string(disk(1<<20))); a.status != 202 {
 			h.t.Fatalf("%d %s", a.status, a.body)
 		}
 		h.ctl("operation", "wait", filepath.Base(a.header.Get("Operation-Location")))
@@ -125,5 +134,3 @@ func buildGophercloud(root string) error {
 	}
 	return os.Setenv(envGophercloud, path)
 }
-
-var _ = rig.Until

@@ -12,14 +12,13 @@ openstack image list -f value -c Name >"$work/list"
 grep -qx own "$work/list"
 grep -qx two "$work/list"
 
-dd if=/dev/urandom of="$work/disk" bs=1M count=3 status=none
-openstack image create --disk-format raw --container-format bare --file "$work/disk" --property hw_disk_bus=virtio --private typed -f value -c id >"$work/id"
+openstack image create --disk-format raw --container-format bare --file "$CAPSULED_DISK" --property hw_disk_bus=virtio --private typed -f value -c id >"$work/id"
 id=$(cat "$work/id")
 [ "$(openstack image show "$id" -f value -c status)" = active ]
 openstack image set --name retyped --min-ram 64 "$id"
 [ "$(openstack image show retyped -f value -c min_ram)" = 64 ]
 openstack image save --file "$work/back" retyped
-cmp "$work/disk" "$work/back"
+cmp "$CAPSULED_DISK" "$work/back"
 openstack image delete retyped
 if openstack image list -f value -c Name | grep -q typed; then
 	echo "it is still there" >&2

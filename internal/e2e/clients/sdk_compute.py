@@ -47,8 +47,10 @@ compute.delete_image_metadata(one)
 same(dict(compute.get_image_metadata(one).metadata), {}, "all gone")
 
 # What is another's may be read when it is public, and not written.
-raises(exceptions.ForbiddenException, compute.set_image_metadata, compute.get_image(IMAGES["two"]), color="blue")
-raises(exceptions.ForbiddenException, compute.delete_image, IMAGES["two"], ignore_missing=False)
+no = raises(exceptions.HttpException, compute.set_image_metadata, compute.get_image(IMAGES["two"]), color="blue")
+same(no.status_code, 403, "metadata of another's image")
+no = raises(exceptions.HttpException, compute.delete_image, IMAGES["two"], ignore_missing=False)
+same(no.status_code, 403, "deletion of another's image")
 
 compute.delete_image(IMAGES["spare"], ignore_missing=False)
 same(compute.get_image(IMAGES["spare"]).status, "DELETED", "after its deletion")
