@@ -279,7 +279,7 @@ func TestChangedPolicyCuts(t *testing.T) {
 	}
 }
 
-// When a layer refuses the new policies, what was to change is closed, and the next Apply makes up for it.
+// When a layer refuses the new policies, what was to change is closed, and the next Apply opens it under the old ones.
 func TestRefusedPoliciesClose(t *testing.T) {
 	o := guarded("192.168.53.0/24")
 	for _, program := range []string{"iptables-restore", "nft", "iptables-save"} {
@@ -289,6 +289,9 @@ func TestRefusedPoliciesClose(t *testing.T) {
 			all := bindings(o, 2)
 			all[0].Policy = narrow.Name
 			apply(t, t.Context(), c, all)
+			addTap(t, all[0].Tap)
+			addTap(t, all[1].Tap)
+			before := kernel(t, t.Context())
 			looser := narrow
 			looser.Rules = []policy.Rule{{Direction: policy.Out}}
 			mend := breakProgram(t, program)
@@ -302,7 +305,21 @@ func TestRefusedPoliciesClose(t *testing.T) {
 			if got := c.want.bindings[all[1].Tap].Policy; got != "maintenance" {
 				t.Errorf("its neighbour should be %q", got)
 			}
+			wantLink(t, c, all[0].Tap, LinkDown)
+			wantLink(t, c, all[1].Tap, LinkUp)
+			// What was refused is not put in force behind the back of who was told so.
 			apply(t, t.Context(), c, all)
+			if diff := cmp.Diff(before, kernel(t, t.Context())); diff != "" {
+				t.Errorf("the next Apply (-before +after):\n%s", diff)
+			}
+			wantLink(t, c, all[0].Tap, LinkUp)
+			if got := c.seen.Load().policies[narrow.Name].Rules; len(got) != len(narrow.Rules) {
+				t.Errorf("packets are answered by a policy of %d rules", len(got))
+			}
+			if err := c.SetPolicies(t.Context(), []policy.Policy{maintenance, looser}); err != nil {
+				t.Fatal(err)
+			}
+			wantVerified(t, t.Context(), c)
 		})
 	}
 }
