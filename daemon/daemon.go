@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -60,6 +61,7 @@ type fences interface {
 	Apply(context.Context, []firewall.Binding) error
 	Put(context.Context, firewall.Binding) error
 	Drop(ctx context.Context, tap string) error
+	Shut(tap string) error
 	Verify(context.Context) ([]string, error)
 	GuardBridge(context.Context) error
 	SetPolicies(context.Context, []policy.Policy) error
@@ -164,7 +166,8 @@ type Daemon struct {
 	// the sweep: what is being born is not swept.
 	births sync.RWMutex
 	// fenceMu makes "read the records, then apply the bindings" one act beside the changes of single bindings.
-	fenceMu sync.Mutex
+	fenceMu  sync.Mutex
+	unmended atomic.Pointer[string] // differences of the firewall that could not be mended when that was last tried
 	// unfenced, guarded by fenceMu, are capsules that lost their binding in an operation whose outcome is not
 	// recorded yet: their record still says that they have one.
 	unfenced map[string]bool

@@ -64,11 +64,16 @@ func (d *Daemon) mendFence(ctx context.Context) error {
 	d.metrics.drift.WithLabelValues("rules").Inc()
 	// Rules, and what the fence needs of the kernel besides: a bridge that was made anew has its settings anew.
 	err = errors.Join(d.refence(ctx), d.fences.GuardBridge(ctx))
-	outcome := "succeeded"
-	if err != nil {
+	outcome, detail := "succeeded", clipList(drift)
+	if err == nil {
+		d.unmended.Store(nil)
+	} else {
 		outcome = "failed"
+		if was := d.unmended.Swap(&detail); was != nil && *was == detail {
+			return err // a row of it is there, and it is tried every second
+		}
 	}
-	row := auditRow(itself.GUID, itself.From, "", "restore-firewall", "", outcome, clipList(drift))
+	row := auditRow(itself.GUID, itself.From, "", "restore-firewall", "", outcome, detail)
 	d.acts.Go(func() { // the firewall does not wait for the disk
 		d.complain(ctx, "audit of the firewall", d.store.Update(ctx, func(tx *store.Tx) error { return tx.Audit(row) }))
 	})
@@ -122,6 +127,7 @@ func (d *Daemon) closeNow(ctx context.Context, c store.Capsule) error {
 	if err != nil {
 		return err
 	}
+	d.complain(ctx, "link of capsule "+c.ID, d.fences.Shut(b.Tap)) // at once, whoever changes rules meanwhile
 	d.fenceMu.Lock()
 	d.opened[c.ID] = firewall.Closed
 	err = d.fences.Put(ctx, b)
