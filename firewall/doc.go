@@ -53,7 +53,8 @@
 // What it does not do. LLDP frames (01:80:c2:00:00:0e) pass no hook of a bridge: a host that runs an LLDP
 // daemon on its taps hears what capsules say there, and no rule can change that: exclude the taps (cap-*) in
 // the daemon's settings, or run none. Somebody who flushes all rules of the kernel at once takes both layers of rules
-// away, which opens those taps that something may pass; Verify tells, and [Chains.Changes] tells when to ask. Counters begin anew when the rules that count
+// away, which opens those taps that something may pass; Verify tells, and [Chains.Changes] tells when to ask. Counters
+// begin anew when the rules that count
 // are written.
 //
 // The package has never heard of libvirt, and reads no capsule state.
