@@ -211,6 +211,13 @@ func TestLinkBeforeAndAfterRules(t *testing.T) {
 			}
 			wantLink(t, c, all[1].Tap, LinkDown)
 			again()
+			moved := all[2]
+			moved.IP = bindings(o, 9)[8].IP
+			if err := c.Put(t.Context(), moved); !errors.Is(err, ErrUnavailable) {
+				t.Errorf("put elsewhere: %v", err)
+			}
+			wantLink(t, c, all[2].Tap, LinkDown) // closed, whatever its rules are
+			again()
 			if err := c.Drop(t.Context(), all[0].Tap); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "is down all the same") {
 				t.Errorf("drop: %v", err)
 			}
