@@ -254,7 +254,8 @@ func (m *machine) Inspect2(ctx context.Context, tap string) (e firewall.Evidence
 	err = m.call(ctx, "InspectFence", func() error {
 		e = firewall.Evidence{Policy: m.bindings[tap].Policy, Hash: "rules", Link: firewall.LinkDown, Flows: 2, Denied: firewall.Count{Packets: 7}, DeniedByBridge: firewall.Count{Packets: 4}}
 		if m.flushed[tap] {
-			e.Differences = []string{"rules are missing"}
+			e.Link, e.LinkDifference = firewall.LinkUp, "link up"
+			e.Differences = []string{"rules are missing", "link up"}
 		}
 		return nil
 	})
