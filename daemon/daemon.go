@@ -63,6 +63,7 @@ type fences interface {
 	Reapply(context.Context) error
 	Put(context.Context, firewall.Binding) error
 	Drop(ctx context.Context, tap string) error
+	Shut(tap string) error
 	Verify(context.Context) ([]string, error)
 	GuardBridge(context.Context) error
 	SetPolicies(context.Context, []policy.Policy) error

@@ -31,7 +31,7 @@ func (d *Daemon) Doctor(ctx context.Context, c Caller) ([]Finding, error) {
 }
 
 // harmless are things of other programs that are worth a line and are no reason to act: the fence does not mind them.
-var harmless = map[string]bool{"br_netfilter": true}
+var harmless = map[string]bool{"br_netfilter": true, "host-setting": true}
 
 func (d *Daemon) checkLibvirt() Finding {
 	if r := d.Ready(); !r.Ready {
@@ -48,9 +48,9 @@ func (d *Daemon) checkRules(ctx context.Context) Finding {
 	case err != nil:
 		return Finding{Name: "firewall", Detail: "not known: " + err.Error(), Advice: "see the daemon's log"}
 	case len(drift) > 0:
-		return Finding{Name: "firewall", Detail: clipList(drift), Advice: "somebody changes rules; they are restored within a second"}
+		return Finding{Name: "firewall", Detail: clipList(drift), Advice: "somebody changes rules or links; they are restored within a second"}
 	}
-	return Finding{Name: "firewall", OK: true, Detail: "rules and kernel settings are as they should be"}
+	return Finding{Name: "firewall", OK: true, Detail: "rules, links and kernel settings are as they should be"}
 }
 
 // checkSwap warns of swap: a guest's memory may land there and stay (isolation contract, row 25).

@@ -39,7 +39,8 @@ type examination struct {
 	policy string // that should be in force
 	moving bool   // an operation is under way: where the record says that it is, it need not be yet, or any more
 
-	inForce string // the policy that is
+	inForce     string // the policy that is
+	fenceFaults int    // checks of rules and link that failed: those can be mended
 }
 
 func (e *examination) check(promise, what string, ok bool, format string, args ...any) {
@@ -102,7 +103,7 @@ func (d *Daemon) examineWith(ctx context.Context, c store.Capsule, policy string
 		}
 	}
 	e.Proved, e.Unknown = failed+unknown == 0, failed == 0 && unknown > 0
-	e.rulesAlone = e.rulesAlone && failed == 1
+	e.rulesAlone = e.fenceFaults > 0 && failed == e.fenceFaults
 	return e.Proof
 }
 
@@ -116,8 +117,14 @@ func (d *Daemon) examineFence(ctx context.Context, e *examination, rules func(co
 	}
 	e.RulesHash, e.denied = ev.Hash, deniedOf(ev)
 	name := policyWord(ev.Policy)
-	e.rulesAlone = len(ev.Differences) > 0
-	e.check("P1", what, !e.rulesAlone, "%s", found(ev.Differences, fmt.Sprintf("as policy %s has them (sha256 %.12s)", name, ev.Hash)))
+	wrong := slices.DeleteFunc(slices.Clone(ev.Differences), func(d string) bool { return d == ev.LinkDifference })
+	e.check("P1", what, len(wrong) == 0, "%s", found(wrong, fmt.Sprintf("as policy %s has them (sha256 %.12s)", name, ev.Hash)))
+	e.check("P1", "link of the tap", ev.LinkDifference == "", "%s", cmp.Or(ev.LinkDifference, string(ev.Link)))
+	for _, bad := range []bool{len(wrong) > 0, ev.LinkDifference != ""} {
+		if bad {
+			e.fenceFaults++
+		}
+	}
 	e.expect("P1", "policy in force", ev.Policy == e.policy, "%s", name)
 	e.inForce = ev.Policy
 }

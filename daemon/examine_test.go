@@ -67,6 +67,9 @@ func TestEachCheckCanFail(t *testing.T) {
 		want string
 	}{
 		{"rules", tampered{evidence: func(e *firewall.Evidence) { e.Differences = []string{"one more"} }}, "P1: rules of tap"},
+		{"a link", tampered{evidence: func(e *firewall.Evidence) {
+			e.Link, e.LinkDifference, e.Differences = firewall.LinkUp, "link up", []string{"link up"}
+		}}, "P1: link of the tap"},
 		{"a policy that opens", tampered{evidence: func(e *firewall.Evidence) { e.Policy = "maintenance" }}, "P1: policy is fit for data"},
 		{"another secure policy", tampered{evidence: func(e *firewall.Evidence) { e.Policy = "secure-full" }}, "P1: policy in force"},
 		{"a volume less", tampered{seen: func(in *domain.Inspection) { in.Live.Disks = in.Live.Disks[:2] }}, "P1: disks of the live domain"},
@@ -99,6 +102,9 @@ func TestEachCheckCanFail(t *testing.T) {
 			if !c.OK {
 				failed = append(failed, c.Promise+": "+c.What)
 			}
+		}
+		if row.name == "a link" && len(failed) != 1 {
+			t.Errorf("a link fails %q", failed)
 		}
 		if all := strings.Join(failed, "\n"); p.Proved || p.Unknown || !strings.Contains(all, row.want) {
 			t.Errorf("%s: proved %t, failed %q, want %q", row.name, p.Proved, failed, row.want)

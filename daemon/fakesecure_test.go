@@ -253,9 +253,10 @@ func (m *machine) SetPolicies(ctx context.Context, all []policy.Policy) error {
 func (m *machine) Inspect2(ctx context.Context, tap string) (e firewall.Evidence, err error) {
 	m.looking.Add(1)
 	err = m.call(ctx, "InspectFence", func() error {
-		e = firewall.Evidence{Policy: m.bindings[tap].Policy, Hash: "rules", Flows: 2, Denied: firewall.Count{Packets: 7}, DeniedByBridge: firewall.Count{Packets: 4}}
+		e = firewall.Evidence{Policy: m.bindings[tap].Policy, Hash: "rules", Link: firewall.LinkDown, Flows: 2, Denied: firewall.Count{Packets: 7}, DeniedByBridge: firewall.Count{Packets: 4}}
 		if m.flushed[tap] {
-			e.Differences = []string{"rules are missing"}
+			e.Link, e.LinkDifference = firewall.LinkUp, "link up"
+			e.Differences = []string{"rules are missing", "link up"}
 		}
 		return nil
 	})
@@ -276,6 +277,9 @@ func (m *machine) InspectAll(ctx context.Context) (map[string]firewall.Evidence,
 	}
 	return all, nil
 }
+
+// Shut changes no binding: what it takes down the Put behind it takes down too.
+func (m *machine) Shut(string) error { return nil }
 
 func (m *machine) Cut(ctx context.Context, _ string) (int, error) {
 	return 0, m.call(ctx, "Cut", func() error { return nil })

@@ -202,10 +202,21 @@ func (d *Daemon) ShowPolicy(ctx context.Context, c Caller, id string) (PolicyVie
 func (d *Daemon) policyOf(c store.Capsule) PolicyInfo {
 	name := inForce(c)
 	if name == firewall.Closed {
-		return PolicyInfo{Name: policyWord(name), Comment: "nothing in, nothing out", Secure: true}
+		return PolicyInfo{Name: policyWord(name), Comment: closedWhy(c), Secure: true}
 	}
 	p, _ := d.policy(name)
 	return describePolicy(p)
+}
+
+// closedWhy says why nothing passes, whatever the policies say.
+func closedWhy(c store.Capsule) string {
+	switch {
+	case held(c):
+		return "nothing in, nothing out while the capsule is held"
+	case c.State == SwitchToSecurePending || c.State == SwitchToMaintenancePending:
+		return "nothing in, nothing out on the way between the modes"
+	}
+	return "nothing in, nothing out"
 }
 
 // ExplainPacket says what would become of a packet such as "tcp to 192.0.2.1:443" of a capsule. For administrators.
@@ -218,6 +229,9 @@ func (d *Daemon) ExplainPacket(ctx context.Context, c Caller, id, packet string)
 	pk, err := p.Packet(packet)
 	if err != nil {
 		return Explanation{}, errorf(Invalid, "%v", err)
+	}
+	if inForce(capsule) == firewall.Closed {
+		return Explanation{Packet: pk.String(), Policy: policyWord(firewall.Closed), Why: "closed: " + closedWhy(capsule)}, nil
 	}
 	subnet := d.opt.Network.Subnet
 	gateway := subnet.Masked().Addr().Next()

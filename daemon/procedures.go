@@ -10,6 +10,7 @@ import (
 
 	"github.com/capsuled/capsuled/daemon/store"
 	"github.com/capsuled/capsuled/domain"
+	"github.com/capsuled/capsuled/firewall"
 	"github.com/capsuled/capsuled/imagestore"
 )
 
@@ -322,6 +323,9 @@ func (a *act) put(ctx context.Context, policy string) error {
 	b, err := binding(a.capsule, policy)
 	if err != nil {
 		return err
+	}
+	if policy == firewall.Closed { // at once, whoever changes rules meanwhile
+		a.d.complain(ctx, "link of capsule "+a.capsule.ID, a.d.fences.Shut(b.Tap))
 	}
 	a.d.fenceMu.Lock()
 	defer a.d.fenceMu.Unlock()

@@ -42,7 +42,7 @@ type Proof struct {
 
 	running    bool // the domain has a process
 	denied     denied
-	rulesAlone bool // nothing failed but that rules in the kernel are not those of the policy
+	rulesAlone bool // nothing failed but that rules in the kernel, or the tap's link, are not those of the policy
 }
 
 // Chain is the state of the records of switches, which are chained by hash: one that was altered or removed shows.

@@ -144,6 +144,7 @@ func (d *Daemon) closeNow(ctx context.Context, c store.Capsule) error {
 	if err != nil {
 		return err
 	}
+	d.complain(ctx, "link of capsule "+c.ID, d.fences.Shut(b.Tap)) // at once, whoever changes rules meanwhile
 	d.fenceMu.Lock()
 	d.opened[c.ID] = firewall.Closed
 	err = d.fences.Put(ctx, b)

@@ -17,7 +17,7 @@ const answerSeconds = 60
 // lest two servers talk to each other for ever.
 func (r *Resolver) answer(message []byte, from netip.Addr, limit int) []byte {
 	v := r.chains.seen.Load()
-	b, ok := v.bindings[from]
+	b, ok := v.addresses[from]
 	if !ok {
 		r.count("stranger")
 		return nil

@@ -122,7 +122,9 @@ func (c *Chains) unforward(ctx context.Context, after wanted, b Binding) {
 	c.opt.compileBindings(after, []Binding{b}, chainSet{}, have["nat"].chains)
 	c.opt.compileBindings(after.without(b.Tap), []Binding{b}, chainSet{}, nat)
 	text := restoreText(have, ruleSet{{"nat", nat, nil, true}})
-	if err := ip4.load(context.WithoutCancel(ctx), text); err != nil {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), retreatTime)
+	defer cancel()
+	if err := ip4.load(ctx, text); err != nil {
 		c.opt.Log.LogAttrs(ctx, slog.LevelDebug, "forwarded port not taken away, it was hardly there", slog.Any("error", err))
 	}
 }
@@ -231,9 +233,10 @@ func (c *Chains) changed(hold elements) func(netip.Addr) bool {
 }
 
 // retreat makes the IP layer no looser than it was, after a change that went wrong: what had not been the
-// same before is closed there as well as in the bridge layer.
+// same before is closed there as well as in the bridge layer. Its links go down first, which needs no rule.
 func (c *Chains) retreat(ctx context.Context, have elements, before wanted) error {
-	ctx = context.WithoutCancel(ctx)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), retreatTime)
+	defer cancel()
 	c.opt.Log.LogAttrs(ctx, slog.LevelWarn, "rules not changed, closing what was to change")
 	held := wanted{map[string]Binding{}, c.want.policies}
 	for tap, b := range c.want.bindings {
@@ -244,11 +247,12 @@ func (c *Chains) retreat(ctx context.Context, have elements, before wanted) erro
 			held.bindings[tap] = old.closed()
 		}
 	}
+	down := c.links.lowerOthers(held.up)
 	now, err := ip4.observe(ctx)
-	if err != nil {
-		return fmt.Errorf("retreat: %w", err)
+	if err == nil {
+		err = ip4.load(ctx, restoreText(now, c.opt.compileIP4(held)))
 	}
-	if err := ip4.load(ctx, restoreText(now, c.opt.compileIP4(held))); err != nil {
+	if err = errors.Join(down, err); err != nil {
 		return fmt.Errorf("retreat: %w", err)
 	}
 	return nil

@@ -12,10 +12,15 @@ import (
 )
 
 const (
-	// commandTime bounds one command; the largest load (a thousand bindings) takes a small part of it.
-	commandTime = 30 * time.Second
+	// commandTime bounds one call, and each command of it: what the kernel does for a thousand bindings takes a small
+	// part of it. A program that hangs must not keep those waiting who want to close something.
+	commandTime = 5 * time.Second
+	// swapTime bounds what the iptables-restore that stays does for one small change: should it hang, another gets the rest.
+	swapTime = 2 * time.Second
+	// retreatTime bounds what is done beyond that to be no looser than before.
+	retreatTime = 2 * time.Second
 	// lockSeconds is how long iptables may wait for the xtables lock that others hold.
-	lockSeconds = "5"
+	lockSeconds = "3"
 )
 
 // command runs one program of the host, without a shell, and returns its standard output. The error carries

@@ -47,7 +47,16 @@ func (c *Chains) Conflicts(ctx context.Context) ([]Conflict, error) {
 	if err != nil {
 		return nil, fmt.Errorf("firewall: conflicts: %w", err)
 	}
-	found = append(found, byTable(tables)...)
+	found = append(found, byTable(tables, func(family, name string) bool { return !c.nft && speaks(ctx, family, name) })...)
+	overruled, err := c.opt.overruled()
+	if err != nil {
+		return nil, fmt.Errorf("firewall: conflicts: %w", err)
+	}
+	if len(overruled) > 0 {
+		found = append(found, Conflict{"host-setting", strings.Join(overruled, ", "),
+			"it holds for the bridge as well, whose own setting is stricter and is not in effect: the rules do without, but set it " +
+				"to what the bridge has (rp_filter 0 or 1, the others 0) unless something else here asks for it"})
+	}
 	nf, err := bridgeNF()
 	if err != nil {
 		return nil, fmt.Errorf("firewall: conflicts: %w: %w", ErrUnavailable, err)
@@ -72,6 +81,27 @@ func legacySpeaks(ctx context.Context) bool {
 			if strings.HasPrefix(line, "-A ") || strings.HasPrefix(line, ":") && strings.Contains(line, " DROP ") {
 				return true
 			}
+		}
+	}
+	return false
+}
+
+// speaks says whether a table of nf_tables has any rule, or drops by itself; who only looked at it with iptables-nft has
+// made it. One that cannot be read is taken to.
+func speaks(ctx context.Context, family, name string) bool {
+	text, err := command(ctx, "", "nft", "--stateless", "list", "table", family, name)
+	if err != nil {
+		return true
+	}
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		switch {
+		case strings.HasPrefix(line, "type "):
+			if strings.HasSuffix(line, "policy drop;") {
+				return true
+			}
+		case line != "" && line != "}" && !strings.HasSuffix(line, "{") && !strings.HasPrefix(line, "#"):
+			return true
 		}
 	}
 	return false
@@ -167,8 +197,9 @@ func byName(chains map[string][]string) []Conflict {
 // ownTables are those that iptables keeps in nf_tables, and ours.
 var ownTables = []string{"filter", "nat", "mangle", "raw", "security"}
 
-// byTable finds tables of nf_tables that are neither ours nor those of iptables.
-func byTable(list string) []Conflict {
+// byTable finds tables of nf_tables that are neither ours nor those of iptables. foreign says of one that is called like
+// a table of iptables that it is another's, as where iptables uses the legacy backend.
+func byTable(list string, foreign func(family, name string) bool) []Conflict {
 	var bridges, others []string
 	var found []Conflict
 	for line := range strings.Lines(list) { // table inet firewalld
@@ -182,7 +213,8 @@ func byTable(list string) []Conflict {
 			found = append(found, Conflict{"firewalld", "table " + family + " " + name,
 				"it drops what its zones do not allow, also what a policy does: put the bridge into the zone \"trusted\" " +
 					"(firewall-cmd --permanent --zone=trusted --add-interface=BRIDGE), or switch it off here"})
-		case family+" "+name == bridgeTable, (family == "ip" || family == "ip6") && slices.Contains(ownTables, name):
+		case family+" "+name == bridgeTable:
+		case (family == "ip" || family == "ip6") && slices.Contains(ownTables, name) && !foreign(family, name):
 		case family == "bridge":
 			bridges = append(bridges, name)
 		case family != "arp":

@@ -25,8 +25,11 @@ func (c *Chains) cut(ctx context.Context, named func(netip.Addr) bool) error {
 // Cut deletes the connection tracking entries of a tap's binding and says how many there were: its connections have
 // to ask the rules again. Whoever wants them to end changes the policy first. A tap without a binding is ErrInvalid.
 func (c *Chains) Cut(ctx context.Context, tap string) (int, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	ctx, done, err := c.begin(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("firewall: cut: %w", err)
+	}
+	defer done()
 	b, ok := c.want.bindings[tap]
 	if !ok {
 		return 0, fmt.Errorf("firewall: cut: %w: tap %q has no binding", ErrInvalid, tap)

@@ -1,4 +1,4 @@
-// Package firewall fences tap interfaces on one bridge with two independent layers.
+// Package firewall fences tap interfaces on one bridge with two independent layers of rules, and a third that has none.
 //
 // The bridge layer is an nftables table of family bridge. It pins each tap to its MAC and address, lets no
 // other ethertype through, lets no frame pass from tap to tap, and admits what is left by setting one bit of
@@ -7,6 +7,12 @@
 // reaches nothing, whatever it is called, and a bridge layer that somebody flushed closes the bridge rather
 // than opens it), clears the bit, finds the binding by its address in a tree of 16-way chains, and decides:
 // no packet from or to the bridge ever returns to the rules of others. IPv6 is dropped both ways.
+//
+// The third layer is the link: the tap of a binding whose policy allows nothing (Closed among them), and a tap of
+// nobody, is administratively down. The kernel then takes no frame from whoever holds the tap and gives it none, also
+// when somebody has flushed every rule of the host. It goes down before rules tighten, and up after those are in force
+// that let something through; it needs neither iptables nor nft. A tap that does not exist yet is no error: libvirt makes
+// it, and up; what [Chains.Put] or Apply sets, or [Chains.Changes] hears of, is set then.
 //
 // Vocabulary. A [Binding] ties a tap to its MAC, address and policy. A policy ([policy.Policy]) is given by the
 // caller and becomes chains of its own in both layers, which all its bindings share: a binding's own chains go there
@@ -27,7 +33,8 @@
 // Guarantees. Every change is one transaction per table, and applying the same set twice changes nothing. A
 // change of a binding that is not closed, or of what its policy says, closes the bridge layer first, then changes the
 // IP layer, cuts the connections, and opens the bridge layer last; so an error anywhere leaves nothing looser than it
-// was. Bindings that do not change lose no packet meanwhile. A process that starts anew takes a binding whose chains,
+// was. Every call ends within seconds, whatever hangs, and waits for others no longer than its context lasts; a tap that
+// is to be closed has its link down before that. Bindings that do not change lose no packet meanwhile. A process that starts anew takes a binding whose chains,
 // policy or port in the kernel are not those wanted as changed: it is shut and its connections are cut. Rules of
 // others are neither read nor moved, but by [Chains.Conflicts], which tells of them: only chains named CAPSULED-* and
 // the table "bridge capsuled" are ours.
@@ -45,8 +52,9 @@
 //
 // What it does not do. LLDP frames (01:80:c2:00:00:0e) pass no hook of a bridge: a host that runs an LLDP
 // daemon on its taps hears what capsules say there, and no rule can change that: exclude the taps (cap-*) in
-// the daemon's settings, or run none. Somebody who flushes all rules of the kernel at once takes
-// both layers away; Verify tells, and [Chains.Changes] tells when to ask. Counters begin anew when the rules that count
+// the daemon's settings, or run none. Somebody who flushes all rules of the kernel at once takes both layers of rules
+// away, which opens those taps that something may pass; Verify tells, and [Chains.Changes] tells when to ask. Counters
+// begin anew when the rules that count
 // are written.
 //
 // The package has never heard of libvirt, and reads no capsule state.

@@ -19,13 +19,16 @@ import (
 type Evidence struct {
 	Policy string // that should be in force; Closed for a tap without a binding as well
 
-	// Kernel is every rule and element that judges the tap's packets, in both layers and IPv6: the jumps of the
-	// built-in chains, our base chains, the way to the tap's own, those of its policy. Chains are in the order of
+	// Kernel is the tap's link, and every rule and element that judges its packets, in both layers and IPv6: the jumps of
+	// the built-in chains, our base chains, the way to the tap's own, those of its policy. Chains are in the order of
 	// their names, rules in that of the kernel. What other taps have is left out, so that it stands still while
 	// they come and go.
 	Kernel      []string
 	Differences []string // in words, between Kernel and what should be; none means that the policy is in force
 	Hash        string   // SHA-256 of Kernel's lines, in hex
+
+	Link           Link   // of the tap: down, when nothing may pass, is a layer of its own
+	LinkDifference string // the one of Differences that is about the link; "" when it is as it should be
 
 	Flows           int   // connection tracking entries of the tap's address
 	Allowed, Denied Count // since the tap's rules last changed: allowed by the IP layer; denied by either layer
@@ -55,8 +58,11 @@ func (c *Chains) InspectAll(ctx context.Context) (map[string]Evidence, error) {
 
 func (c *Chains) inspect(ctx context.Context, taps func() []string) (map[string]Evidence, error) {
 	defer c.metrics.time("inspect")()
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	ctx, done, err := c.begin(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("firewall: inspect: %w", err)
+	}
+	defer done()
 	s, err := c.look(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("firewall: inspect: %w", err)
@@ -80,6 +86,7 @@ type sight struct {
 	base        map[string][]string // IPv4 table -> our chains there that are no tap's, no policy's and no tree's
 	otherBlocks []string            // of the bridge table, that are neither wanted nor a policy's
 	settings    []string            // differences of kernel settings
+	links       map[string]linkInfo // of all taps that there are
 	flows       map[netip.Addr]int
 }
 
@@ -91,6 +98,9 @@ func (c *Chains) look(ctx context.Context) (*sight, error) {
 	}
 	s.rules, s.blocks = c.opt.compileIP4(c.want), c.opt.wantedBlocks(c.want.policies)
 	s.elements, s.present = c.opt.compileBridge(c.want).byTap(), s.have.bridge.elements.byTap()
+	if s.links, err = c.links.taps(); err != nil {
+		return nil, err
+	}
 	if c.guarded {
 		if s.settings, err = c.wrongSettings(); err != nil {
 			return nil, err
@@ -145,6 +155,7 @@ func (s *sight) evidence(tap string) Evidence {
 		e.Flows = s.flows[b.IP]
 	}
 	e.Differences = slices.Clone(s.settings)
+	s.seeLink(&e, tap)
 	s.seeBridge(&e, tap, b)
 	s.seeIP4(&e, tap, b, bound)
 	six := s.opt.compileIP6()
@@ -155,6 +166,18 @@ func (s *sight) evidence(tap string) Evidence {
 	hash := sha256.Sum256([]byte(strings.Join(e.Kernel, "\n")))
 	e.Hash = hex.EncodeToString(hash[:])
 	return e
+}
+
+// seeLink looks at the link.
+func (s *sight) seeLink(e *Evidence, tap string) {
+	e.Link = NoLink
+	if i, ok := s.links[tap]; ok {
+		e.Link = i.state
+	}
+	e.Kernel = append(e.Kernel, "link: "+string(e.Link))
+	if e.LinkDifference = s.want.linkDifference(tap, e.Link); e.LinkDifference != "" {
+		e.Differences = append(e.Differences, e.LinkDifference)
+	}
 }
 
 // tell adds the rules of a table's chains, and its jumps, as the kernel has them. hide says which rules are others'.

@@ -271,6 +271,7 @@ func testClosed(t *testing.T, s *site) {
 		{"closed, IP layer flushed", all, []string{"iptables", "-F"}, layer2},
 	} {
 		apply(t, t.Context(), s.chains, c.set)
+		rulesAlone(t, s.one)
 		if c.spoil != nil {
 			run(t, t.Context(), c.spoil...)
 		}
@@ -290,6 +291,7 @@ func testClosed(t *testing.T, s *site) {
 func TestBridgeLayerGoneIsClosed(t *testing.T) {
 	s := newSite(t)
 	apply(t, t.Context(), s.chains, []Binding{s.one.closed(), s.two})
+	rulesAlone(t, s.one)
 	run(t, t.Context(), "iptables", "-t", "raw", "-F", "CAPSULED-ADMIT")
 	run(t, t.Context(), "nft", "delete", "table", "bridge", "capsuled")
 	s.ready(t)
@@ -323,6 +325,7 @@ func TestLinkLocalFrames(t *testing.T) {
 	}
 	for name, set := range map[string][]Binding{"maintenance": {s.one, s.two}, "closed": {s.one.closed(), s.two}, "none": {s.two}} {
 		apply(t, t.Context(), s.chains, set)
+		rulesAlone(t, s.one)
 		if s.saw(p) {
 			t.Errorf("%s: it arrives", name)
 		}

@@ -73,7 +73,7 @@ func (r *restorer) start() error {
 func (r *restorer) exchange(ctx context.Context, text string) (said string, err error) {
 	r.texts++
 	comment := fmt.Sprintf("# done %d\n", r.texts)
-	deadline := time.Now().Add(commandTime)
+	deadline := time.Now().Add(swapTime)
 	err = errors.Join(r.in.SetDeadline(deadline), r.out.SetDeadline(deadline))
 	if err != nil {
 		return "", err
@@ -102,6 +102,7 @@ func (r *restorer) stop() {
 		return
 	}
 	_ = errors.Join(r.in.Close(), r.out.Close(), r.cmd.Process.Kill())
-	_ = r.cmd.Wait() // that it was killed is no news
+	cmd := r.cmd
+	go func() { _ = cmd.Wait() }() // that it was killed is no news; in the middle of a system call it takes its time to die
 	r.cmd = nil
 }

@@ -269,7 +269,7 @@ func (s *siege) rebooted(t *testing.T) {
 		words := strings.Fields(f.names.Replace(args))
 		must(guestExec(t, domain(s.a), "", append([]string{"/bin/busybox", "ip"}, words...)...))(t)
 	}
-	s.run(t, "secure, rebooted", f, attacks, sent)
+	s.runDown(t, "secure, rebooted", f)
 	s.still(t, "secure")
 }
 

@@ -73,18 +73,31 @@ func (e *standing) console(t *testing.T, id string) *bufio.Reader {
 // judge wants what was open to be cut, now that the capsule is in secure mode; what it still sends goes nowhere.
 func (e *standing) judge(t *testing.T) {
 	t.Run("row 06: established flows", func(t *testing.T) {
-		e.s.capture.forget()
-		e.s.count++
-		e.s.arrived(t, flowMark, domain(e.s.a)+" in") // they try
-		e.s.arrived(t, floodMark, domain(e.s.a)+" in")
-		_, _ = fmt.Fprintf(e.in, "%s-after\r\n", inwardMark)
-		e.s.arrived(t, inwardMark+"-after", testhost.Uplink+" in")
-		e.s.settle(t)
-		for _, mark := range []string{flowMark, floodMark, inwardMark} {
-			for where := range e.s.capture.places(mark) {
-				if where != domain(e.s.a)+" in" && where != "world:"+testhost.WorldUplink+" out" && where != testhost.Uplink+" in" && where != "service" {
-					t.Errorf("%s goes on, to %s", mark, where)
+		s := e.s
+		s.frozen(t, func(*field) { // by the rules alone
+			s.linkUp(t)
+			s.capture.forget()
+			s.count++
+			s.arrived(t, flowMark, domain(s.a)+" in") // they try
+			s.arrived(t, floodMark, domain(s.a)+" in")
+			_, _ = fmt.Fprintf(e.in, "%s-after\r\n", inwardMark)
+			s.arrived(t, inwardMark+"-after", testhost.Uplink+" in")
+			s.settle(t)
+			for _, mark := range []string{flowMark, floodMark, inwardMark} {
+				for where := range s.capture.places(mark) {
+					if where != domain(s.a)+" in" && where != "world:"+testhost.WorldUplink+" out" && where != testhost.Uplink+" in" && where != "service" {
+						t.Errorf("%s goes on, to %s", mark, where)
+					}
 				}
+			}
+		})
+		s.capture.forget()
+		s.count++
+		s.floods(t)
+		s.settle(t)
+		for _, mark := range []string{flowMark, floodMark} {
+			if places := s.capture.places(mark); len(places) > 0 {
+				t.Errorf("%s goes on while the link is down: %v", mark, places)
 			}
 		}
 	})

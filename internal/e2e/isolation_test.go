@@ -36,10 +36,11 @@ func TestIsolation(t *testing.T) {
 	s.switchTo("secure")
 	before.judge(t)
 
-	s.run(t, "secure", s.field(), attacks, sent)
+	s.runDown(t, "secure", s.field())
 	s.silence(t)
 	s.flushed(t, "secure, IP layer flushed", flushIP)
 	s.flushed(t, "secure, bridge layer flushed", flushBridge)
+	s.bare(t, "secure, all rules flushed")
 	s.mended(t)
 	s.rebooted(t)
 	s.secrets(t)
@@ -257,6 +258,7 @@ var may = map[string]func(attack) []string{
 	"secure, IP layer flushed": noRole,
 	// The host's kernel hears what the bridge would have dropped, and hands nothing on.
 	"secure, bridge layer flushed": func(attack) []string { return []string{bridge} },
+	"secure, all rules flushed":    noRole,
 	"secure, rebooted":             noRole,
 	allowed:                        func(a attack) []string { return a.allowed },
 	allowed + ", IP layer flushed": func(a attack) []string { return a.allowed },

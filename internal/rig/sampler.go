@@ -64,7 +64,7 @@ type Findings struct {
 	Longest  time.Duration // between two looks
 
 	Open  []string // data was attached while a layer was open
-	Bare  []string // data was attached while no layer was there at all
+	Bare  []string // data was attached while no layer was there at all, the link among them
 	Loose []string // beacons that came out while data was attached
 	Blind []string // why it could not look
 	Told  []string // every change that it saw
@@ -112,16 +112,26 @@ func (s *Sampler) run(ctx context.Context) {
 	}
 }
 
-// look takes one sample: who has a volume open, the rules, and again who has.
+// look takes one sample: who has a volume open, the link, the rules, and again the link and who has.
 func (s *Sampler) look(ctx context.Context) error {
 	from := time.Now()
 	before, err := holders(s.watched.Dir, s.watched.Volumes)
 	if err != nil {
 		return err
 	}
+	link, err := readLink(s.watched.Domain)
+	if err != nil {
+		return err
+	}
 	fences, err := s.current(ctx)
 	if err != nil {
 		return err
+	}
+	if fences.Link, err = readLink(s.watched.Domain); err != nil {
+		return err
+	}
+	if link == Closed { // it may have been when the rules were as they were read
+		fences.Link = link
 	}
 	after, err := holders(s.watched.Dir, s.watched.Volumes)
 	if err != nil {
