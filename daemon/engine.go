@@ -146,8 +146,12 @@ func (a *act) run(ctx, work context.Context) {
 	cause := a.failedBefore()
 	a.through = cause != nil
 	a.mu.Unlock()
+	unread := a.read(ctx)
 	if cause == nil {
-		err := a.steps(work)
+		err := unread
+		if err == nil {
+			err = a.steps(work)
+		}
 		if ctx.Err() != nil {
 			return
 		}
@@ -199,11 +203,25 @@ func (a *act) failedBefore() *Error {
 	return &Error{Code: Code(a.op.Code), Message: a.op.Cause, Err: errors.New(a.op.Detail)}
 }
 
+// read reads the record that the operation is about, however long that takes: who does not know it must neither do nor
+// undo a step, nor say how the operation ended. It fails when there is no such record, or ctx has ended.
+func (a *act) read(ctx context.Context) error {
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
+		err := a.d.store.View(ctx, func(tx *store.Tx) error { return a.proc.load(tx, a) })
+		if err == nil || errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		a.d.log.LogAttrs(ctx, slog.LevelError, "record not read, trying again", a.attrs(slog.String("error", err.Error()))...)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+}
+
 // steps runs the steps that are still to be run.
 func (a *act) steps(ctx context.Context) error {
-	if err := a.d.store.View(ctx, func(tx *store.Tx) error { return a.proc.load(tx, a) }); err != nil {
-		return err
-	}
 	if a.proc.ordered && a.op.Step != "" && a.begun() == 0 {
 		return fmt.Errorf("daemon: operation %s stopped at a step that this version does not know: %q", a.op.ID, a.op.Step)
 	}
