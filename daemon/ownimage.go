@@ -69,10 +69,18 @@ func activeImage(i store.Image) error {
 }
 
 // OpenImage opens the bytes of an ACTIVE image for reading; the caller closes them. They can be read to their end though
-// the image is deleted meanwhile.
+// the image is deleted meanwhile. A host in Options.Peers may read those of any image that waits for it, to have it too.
 func (d *Daemon) OpenImage(ctx context.Context, c Caller, id string) (*os.File, Image, error) {
 	var record store.Image
 	if err := d.view(ctx, func(tx *store.Tx) (err error) {
+		awaited := false
+		if d.peer(c) {
+			record, err = knownImage(tx, itself, id)
+			awaited = err == nil && record.State == ImagePending && record.Digest != ""
+		}
+		if awaited {
+			return nil
+		}
 		if record, err = knownImage(tx, c, id); err == nil {
 			err = activeImage(record)
 		}

@@ -146,7 +146,7 @@ func (d *Daemon) ImageNameFree(ctx context.Context, c Caller, name string) error
 func (d *Daemon) ActivateImage(ctx context.Context, c Caller, id string) (v Image, err error) {
 	const kind = "image-activate"
 	defer d.refused(ctx, c, kind, id, &err)
-	peer := !c.admin() && c.HasRole(RolePeer) && slices.Contains(d.opt.Peers, c.GUID)
+	peer := d.peer(c)
 	as := c
 	if peer {
 		as = itself // it is about every image that waits, private ones too
@@ -182,6 +182,11 @@ func (d *Daemon) ActivateImage(ctx context.Context, c Caller, id string) (v Imag
 		return Image{}, err
 	}
 	return v, nil
+}
+
+// peer says that a caller is another host of this one, and no more than that.
+func (d *Daemon) peer(c Caller) bool {
+	return !c.admin() && c.HasRole(RolePeer) && slices.Contains(d.opt.Peers, c.GUID)
 }
 
 // everywhere says that no other host is waited for.

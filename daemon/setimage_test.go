@@ -174,6 +174,18 @@ func TestPeers(t *testing.T) {
 	if b.show(capsule).State != daemon.Shutdown {
 		t.Error("the capsule waits too")
 	}
+	for name, want := range map[string]struct {
+		c    daemon.Caller
+		code daemon.Code
+	}{"a peer": {peer, ok}, "its owner": {alice, daemon.Conflict}, "a stranger": {bob, daemon.NotFound}, "another host": {daemon.Caller{GUID: "host4", Roles: []string{daemon.RolePeer}}, daemon.NotFound}} {
+		f, _, err := b.OpenImage(t.Context(), want.c, v.ID)
+		if f != nil {
+			f.Close()
+		}
+		if code(err) != want.code {
+			t.Errorf("%s reads an image that waits for the peers: %v", name, err)
+		}
+	}
 	for _, p := range []daemon.Caller{third, peer} {
 		if _, err := b.ActivateImage(t.Context(), p, v.ID); err != nil {
 			t.Error(err)
