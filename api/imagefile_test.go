@@ -320,3 +320,21 @@ func TestSlowExport(t *testing.T) {
 		})
 	}
 }
+
+// A long poll lasts as long as it was asked to, though the server's own limit of reading passes meanwhile.
+func TestLongPollInTime(t *testing.T) {
+	inTime(t, func(t *testing.T, h *host, conn net.Conn, token string) {
+		began := time.Now()
+		h.set(func(f *fakeDaemon) {
+			f.ops = append(f.ops, &fakeOperation{Operation: daemon.Operation{ID: "op-9", State: daemon.OperationRunning, Started: began}, ended: make(chan struct{})})
+		})
+		fmt.Fprintf(conn, "GET /v1/operations/op-9?wait=50 HTTP/1.1\r\nHost: x\r\n%s\r\n\r\n", token)
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil || resp.StatusCode != 200 {
+			t.Fatal(resp, err)
+		}
+		if took := time.Since(began); took != 50*time.Second { // of the test's own clock
+			t.Errorf("it was answered after %s", took)
+		}
+	})
+}

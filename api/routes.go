@@ -178,12 +178,12 @@ func (s *Server) dispatch(w http.ResponseWriter, r *http.Request, methods map[st
 // bound is the context of a call. That of a stream ends with its connection, or when the server shuts down: an upload
 // goes on from where it was cut, so that nobody waits for it.
 func (s *Server) bound(w http.ResponseWriter, r *http.Request, rt route) (context.Context, context.CancelFunc) {
-	if !rt.stream {
-		return context.WithTimeout(r.Context(), requestTime+rt.poll)
-	}
-	if r.Body == http.NoBody {
+	if r.Body == http.NoBody && (rt.stream || rt.poll > 0) {
 		// net/http reads on to notice that the caller leaves; when its deadline passes it takes that for leaving.
 		_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	}
+	if !rt.stream {
+		return context.WithTimeout(r.Context(), requestTime+rt.poll)
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	stop := context.AfterFunc(s.closing, cancel)
