@@ -3,14 +3,18 @@ package firewall
 import (
 	"context"
 	"errors"
+	"net"
+	"os"
 	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/vishvananda/netlink"
 	"pgregory.net/rapid"
 
 	"github.com/capsuled/capsuled/internal/testhost"
@@ -88,6 +92,29 @@ func apply(t fatal, ctx context.Context, c *Chains, all []Binding) {
 		t.Fatal(err)
 	}
 	wantVerified(t, ctx, c)
+	for _, b := range all {
+		awaitPort(t, b.Tap)
+	}
+}
+
+// awaitPort waits until the port of a link that is up passes frames on: the kernel notices a carrier up to a second later
+// (linkwatch), and a frame that is sent before is lost.
+func awaitPort(t fatal, tap string) {
+	t.Helper()
+	const forwarding = "3" // BR_STATE_FORWARDING
+	for deadline := time.Now().Add(waitSeconds * time.Second); ; time.Sleep(time.Millisecond) {
+		link, err := netlink.LinkByName(tap)
+		if err != nil || link.Attrs().Flags&net.FlagUp == 0 {
+			return
+		}
+		state, err := os.ReadFile("/sys/class/net/" + tap + "/brport/state")
+		if err != nil || strings.TrimSpace(string(state)) == forwarding {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(tap + " is up, and its port does not forward")
+		}
+	}
 }
 
 func wantVerified(t fatal, ctx context.Context, c *Chains) {
