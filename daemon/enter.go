@@ -112,14 +112,6 @@ func (a *act) cutConsoles(ctx context.Context) error {
 	return err
 }
 
-// renewPassword gives the console another password for the next start of the machine, if the operator wants that.
-func (a *act) renewPassword(ctx context.Context) error {
-	if !a.d.opt.RotatePassword {
-		return nil
-	}
-	return a.putPassword(ctx, newPassword())
-}
-
 func newPassword() string { return rand.Text()[:MaxPassword] }
 
 func (a *act) putPassword(ctx context.Context, password string) error {

@@ -56,6 +56,17 @@ func (a *act) discard(ctx context.Context) error {
 	return a.d.store.Update(ctx, func(tx *store.Tx) error { return tx.PutGeneration(a.capsule.ID, a.capsule.Generation) })
 }
 
+// defineAnew is define with another password for the console, if the operator wants that: who looked on in secure mode need
+// not be who may now.
+func (a *act) defineAnew(ctx context.Context) error {
+	if a.d.opt.RotatePassword {
+		if err := a.putPassword(ctx, newPassword()); err != nil {
+			return err
+		}
+	}
+	return a.define(ctx)
+}
+
 // restore starts the machine at its clean point, standing still. One that an earlier attempt restored has never run,
 // and is restored again.
 func (a *act) restore(ctx context.Context) error {

@@ -124,8 +124,7 @@ func capsuleSteps() map[string][]step {
 			{name: "flush", do: (*act).flush},
 			{name: "destroy", do: (*act).destroy},
 			{name: "discard", do: (*act).discard},
-			{name: "console", do: (*act).renewPassword}, // who looked on in secure mode need not be who may now
-			{name: "define", do: (*act).define},
+			{name: "define", do: (*act).defineAnew},
 			{name: "restore", do: (*act).restore},
 			{name: "verify", do: (*act).verifyRestored},
 			{name: "release", do: (*act).release},
