@@ -81,7 +81,7 @@ func TestSecureDNSMasqDies(t *testing.T) {
 	v.beacon()
 	v.secure()
 	v.maintenance()
-	v.bear(map[string][]string{"enter": {"attach"}, "leave": {"restore"}}, blow{name: "dnsmasq killed",
+	v.bear(map[string][]string{"enter": {"fence", "attach", "mount", "policy"}, "leave": {"fence", "restore", "policy"}}, blow{name: "dnsmasq killed",
 		strike: (*vault).killDNSMasq,
 		heal: func(v *vault) {
 			v.settle()
@@ -125,5 +125,31 @@ func (v *vault) restartNetwork() {
 	})
 	if err != nil {
 		v.t.Error(err)
+	}
+}
+
+// TestSecureRestorerFails stops and ends the program that the rules are changed with, at the steps that change them. What is
+// under way is carried through or taken back, and is closed meanwhile.
+func TestSecureRestorerFails(t *testing.T) {
+	v := newVault(t)
+	v.ssh(v.id, "true")
+	v.beacon()
+	v.secure()
+	v.maintenance()
+	for name, signal := range map[string]syscall.Signal{"iptables-restore hangs": syscall.SIGSTOP, "iptables-restore is killed": syscall.SIGKILL} {
+		v.bear(map[string][]string{"enter": {"fence", "policy"}, "leave": {"fence", "policy"}}, blow{name: name,
+			strike: func(v *vault) {
+				out, _ := exec.Command("pgrep", "-P", strconv.Itoa(v.Pid()), "-f", "tables-restore").Output()
+				pids := strings.Fields(string(out))
+				if len(pids) == 0 {
+					v.t.Error("there is no such program")
+				}
+				for _, pid := range pids {
+					n, _ := strconv.Atoi(pid)
+					_ = syscall.Kill(n, signal)
+				}
+			},
+			heal: func(v *vault) { v.settle() },
+		})
 	}
 }

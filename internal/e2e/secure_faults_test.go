@@ -56,6 +56,7 @@ func TestSecureFaults(t *testing.T) {
 	v.run("the guest agent is dead", v.mute)
 	v.run("the guest ignores ACPI", v.stubborn)
 	v.run("the saved RAM is cut short", v.cutShort)
+	v.run("QEMU is another program", v.otherQEMU)
 	v.run("the host reboots", v.rebooted)
 }
 
@@ -209,6 +210,45 @@ func (v *vault) cutShort() {
 	v.ctl("launch", "--wait", v.id)
 	v.is("RUNNING", "MAINTENANCE")
 	v.proved()
+}
+
+// otherQEMU is a host whose QEMU was exchanged while a capsule was in secure mode, for one that cannot take up what the
+// other saved: closed and held, until the right one is back.
+func (v *vault) otherQEMU() {
+	const path = "/usr/bin/qemu-system-x86_64"
+	dir := v.t.TempDir()
+	real, other := filepath.Join(dir, "real"), filepath.Join(dir, "other")
+	script := "#!/bin/sh\nfor a; do\n\tif [ \"$a\" = -incoming ]; then\n\t\techo 'Unknown savevm section or instance' >&2\n\t\texit 1\n\tfi\ndone\nexec " + real + " \"$@\"\n"
+	must(command(v.t, "cp", path, real))(v.t)
+	if err := errors.Join(os.WriteFile(other, []byte(script), 0o755), reachable(dir)); err != nil {
+		v.t.Fatal(err)
+	}
+	v.secure()
+	must(command(v.t, "mount", "--bind", other, path))(v.t)
+	v.fails("maintenance") // libvirt looks at a QEMU that is new to it, or QEMU refuses what was saved
+	v.is("ERROR", "SECURE")
+	if pid := qemu(v.t, v.id); pid != 0 {
+		v.t.Errorf("QEMU runs as %d", pid)
+	}
+	if f := v.fences(); f != shut {
+		v.t.Errorf("it is not closed: %s", f)
+	}
+	must(command(v.t, "umount", path))(v.t)
+	v.resumed()
+	v.is("RUNNING", "MAINTENANCE")
+	v.proved()
+	v.forgotten()
+}
+
+// reachable lets QEMU's user into a directory and those above it.
+func reachable(dir string) (err error) {
+	for ; dir != "/"; dir = filepath.Dir(dir) {
+		info, statErr := os.Stat(dir)
+		if err = errors.Join(err, statErr); statErr == nil {
+			err = errors.Join(err, os.Chmod(dir, info.Mode().Perm()|0o011))
+		}
+	}
+	return err
 }
 
 // rebooted is a host that goes down in secure mode: nothing of it runs, no rule is there. It comes up as its units say:
