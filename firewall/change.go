@@ -135,9 +135,11 @@ func (c *Chains) unforward(ctx context.Context, after wanted, b Binding) {
 func (c *Chains) change(ctx context.Context, have state, before wanted) error {
 	want := c.opt.compileBridge(c.want)
 	hold := want.common(have.bridge.elements)
+	shuts := false
 	for tap := range before.bindings {
 		if before.shuts(tap, c.want) {
 			hold.shut(tap)
+			shuts = true
 		}
 	}
 	rules := c.opt.compileIP4(c.want)
@@ -151,7 +153,9 @@ func (c *Chains) change(ctx context.Context, have state, before wanted) error {
 	if err := ip4.load(ctx, restoreText(have.ip4, rules)); err != nil {
 		return err
 	}
-	if !hold.equal(have.bridge.elements) || !hold.equal(want) {
+	// Also where the kernel has nothing of it any more: a small change that went wrong may have come that far, and not to
+	// the cut.
+	if shuts || !hold.equal(have.bridge.elements) || !hold.equal(want) {
 		if err := c.cut(ctx, c.changed(hold)); err != nil {
 			return err
 		}

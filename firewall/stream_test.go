@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"net"
 	"net/netip"
@@ -79,8 +80,13 @@ func TestTighteningCutsConnections(t *testing.T) {
 			b.IP = netip.MustParseAddr("192.168.53.77")
 			return s.chains.Put(t.Context(), b)
 		},
-		"put port":     func(s *site) error { b := s.one; b.SSHPort = 16500; return s.chains.Put(t.Context(), b) },
-		"drop":         func(s *site) error { return s.chains.Drop(t.Context(), s.one.Tap) },
+		"put port": func(s *site) error { b := s.one; b.SSHPort = 16500; return s.chains.Put(t.Context(), b) },
+		"drop":     func(s *site) error { return s.chains.Drop(t.Context(), s.one.Tap) },
+		// The small change comes as far as the bridge layer; the whole one after it finds nothing there any more.
+		"drop, its program dead": func(s *site) error { return killed(s, func() error { return s.chains.Drop(t.Context(), s.one.Tap) }) },
+		"close, its program dead": func(s *site) error {
+			return killed(s, func() error { return s.chains.Put(t.Context(), s.one.closed()) })
+		},
 		"apply closed": func(s *site) error { return s.chains.Apply(t.Context(), []Binding{s.one.closed(), s.two}) },
 		"apply none":   func(s *site) error { return s.chains.Apply(t.Context(), []Binding{s.two}) },
 		"apply anew": func(s *site) error { // by a daemon that was started meanwhile
@@ -127,6 +133,20 @@ func TestTighteningCutsConnections(t *testing.T) {
 			}
 		})
 	}
+}
+
+// killed changes something when the program that rules are changed with has been ended.
+func killed(s *site, change func() error) error {
+	if err := s.chains.Put(context.Background(), s.two); err != nil { // it is started when it is needed
+		return err
+	}
+	if s.chains.restore.cmd == nil {
+		return errors.New("there is no program")
+	}
+	if err := s.chains.restore.cmd.Process.Kill(); err != nil {
+		return err
+	}
+	return change()
 }
 
 func TestOpeningAgainWorks(t *testing.T) {
