@@ -402,7 +402,7 @@ func (d *Images) RequestImageDelete(ctx context.Context, c daemon.Caller, id str
 		return daemon.Image{}, err
 	}
 	switch {
-	case k.Protected:
+	case k.Protected && k.State != daemon.ImagePending:
 		return k.Image, no(daemon.Forbidden, "image %s is protected", id)
 	case k.State == daemon.ImagePending && k.busy != "":
 		return k.Image, no(daemon.Conflict, "image %s is %s", id, k.State)
