@@ -226,3 +226,63 @@ func TestTombstonesEnd(t *testing.T) {
 		}
 	}
 }
+
+// TestTombstonesAreBounded: whoever makes and deletes images over and over fills neither the memory nor the records, and
+// what is left of an image has nothing of its metadata.
+func TestTombstonesAreBounded(t *testing.T) {
+	b := newBench(t, nil)
+	id := b.put("i", daemon.ImageActive, nil)
+	b.create(alice, id)
+	if _, err := b.RequestImageDelete(t.Context(), alice, id); err != nil {
+		t.Fatal(err)
+	}
+	b.succeed(b.PurgeImage(t.Context(), alice, id))
+	const more = 50
+	if err := b.exec(`INSERT INTO images (id, name, description, state, owner, charged, login_user, login_password, created_at, updated_at, deleted_at, version)
+		WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+		SELECT 'dead' || i, '', '', 'DELETED', 'alice', 0, '', '', ?2 + i, ?2 + i, ?2 + i, 1000 + i FROM n`,
+		daemon.MaxTombstones+more, time.Now().UnixMicro()); err != nil {
+		t.Fatal(err)
+	}
+	tombstones := func() (list, rows int) {
+		page, err := b.FindImages(t.Context(), alice, daemon.ImageQuery{States: []daemon.ImageState{daemon.ImageDeleted}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.records(func(tx *store.Tx) error {
+			all, err := tx.ImagesChanged(0, time.Unix(0, 0))
+			for _, i := range all {
+				if !i.DeletedAt.IsZero() {
+					rows++
+				}
+			}
+			return err
+		})
+		return len(page.Images), rows
+	}
+	if list, _ := tombstones(); list != daemon.MaxTombstones {
+		t.Errorf("%d tombstones are listed", list)
+	}
+	v, _, err := b.AddImage(t.Context(), alice, daemon.NewImage{Name: "n", Metadata: map[string]string{"k": "v"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The one that a capsule was made from stays, and is no more than the others to whoever lists them.
+	if list, rows := tombstones(); list != daemon.MaxTombstones || rows != daemon.MaxTombstones+1 {
+		t.Errorf("%d tombstones are listed, of %d", list, rows)
+	}
+	if _, err := b.RequestImageDelete(t.Context(), alice, v.ID); err != nil {
+		t.Fatal(err)
+	}
+	if i, err := b.Image(t.Context(), alice, v.ID); err != nil || i.State != daemon.ImageDeleted || len(i.Metadata) != 0 {
+		t.Errorf("%+v, %v", i, err)
+	}
+	b.records(func(tx *store.Tx) error {
+		i, err := tx.ImageEver(v.ID)
+		if len(i.Metadata) != 0 {
+			t.Errorf("%v is left in the records", i.Metadata)
+		}
+		return err
+	})
+	b.settled()
+}

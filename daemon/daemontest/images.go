@@ -409,7 +409,7 @@ func (d *Images) RequestImageDelete(ctx context.Context, c daemon.Caller, id str
 	case k.State == daemon.ImageActive:
 		k.State = daemon.ImageDeletePending
 	default:
-		k.State, k.Name, k.data = daemon.ImageDeleted, "", nil
+		k.State, k.Name, k.Metadata, k.data = daemon.ImageDeleted, "", map[string]string{}, nil
 	}
 	k.UpdatedAt = d.tick()
 	return k.Image, nil
