@@ -42,9 +42,13 @@ func (s *Server) speak(w http.ResponseWriter, r *http.Request, f dialect.Family)
 	x := exchangeOf(r)
 	req := &dialect.Request{Request: r.WithContext(ctx), ID: x.id, Base: base(r)}
 	req.Body = http.MaxBytesReader(bare(w), r.Body, dialect.MaxBody)
+	on := http.NewResponseController(w)
+	back := func() bool { return true }
+	defer func() { back() }()
 	req.Patient = func() (context.Context, io.Reader) {
 		limit.Stop()
-		return ctx, &patientReader{body: r.Body, on: http.NewResponseController(w)}
+		back = s.cutReading(on, func() { cancel(context.Canceled) })
+		return ctx, &patientReader{body: r.Body, on: on, ended: ctx.Done()}
 	}
 	x.fail = func(w http.ResponseWriter, _ *http.Request, err error) {
 		no := s.refusalOf(req.Request, err)
@@ -52,7 +56,7 @@ func (s *Server) speak(w http.ResponseWriter, r *http.Request, f dialect.Family)
 		p.Header = merged(no.Header, p.Header) // the dialect's own way of a header counts
 		w.Header().Set(wire.ErrorCodeHeader, string(no.Code))
 		s.logFailure(req.Request, p.Status, no.Code, err)
-		send(w, req.Request, p)
+		s.send(w, req.Request, p)
 	}
 	p, err := s.ask(req, f)
 	if req.Route != "" {
@@ -62,7 +66,7 @@ func (s *Server) speak(w http.ResponseWriter, r *http.Request, f dialect.Family)
 		x.fail(w, req.Request, err)
 		return
 	}
-	send(w, req.Request, p)
+	s.send(w, req.Request, p)
 }
 
 // ask identifies the caller and has the family answer.
@@ -96,7 +100,7 @@ func (s *Server) refusalOf(r *http.Request, err error) *dialect.Refusal {
 }
 
 // send writes a reply.
-func send(w http.ResponseWriter, r *http.Request, p dialect.Reply) {
+func (s *Server) send(w http.ResponseWriter, r *http.Request, p dialect.Reply) {
 	h := w.Header()
 	for k, v := range p.Header {
 		h[k] = v
@@ -108,7 +112,9 @@ func send(w http.ResponseWriter, r *http.Request, p dialect.Reply) {
 		h.Set(wire.OperationHeader, "/v1/operations/"+p.Operation)
 	}
 	if p.Stream != nil {
-		p.Stream(&patientWriter{ResponseWriter: w, on: http.NewResponseController(w)}, r)
+		out, done := s.patient(w)
+		defer done()
+		p.Stream(out, r)
 		return
 	}
 	status := p.Status
@@ -156,15 +162,23 @@ type patientReader struct {
 	on    *http.ResponseController
 	until time.Time       // end of the present span
 	moved int64           // bytes in it
-	ended <-chan struct{} // when nothing more may be read; may be nil
+	ended <-chan struct{} // when nothing more may be read
 }
 
+// cutReading has a body that is a file read no further once the server shuts down, also by a read that waits: an upload goes
+// on from where it was cut, so that nobody waits for it. cancel comes first, and ends what the reader looks at. The result
+// takes this back.
+func (s *Server) cutReading(on *http.ResponseController, cancel func()) (back func() bool) {
+	return context.AfterFunc(s.closing, func() {
+		cancel()
+		_ = on.SetReadDeadline(past)
+	})
+}
+
+// past is a deadline that ends what waits.
+var past = time.Unix(1, 0)
+
 func (p *patientReader) Read(b []byte) (int, error) {
-	select {
-	case <-p.ended:
-		return 0, context.Canceled
-	default:
-	}
 	// A span that passed before this call was our own doing: we were slow to ask.
 	if now := time.Now(); p.moved >= slowest || now.After(p.until) {
 		p.until, p.moved = now.Add(idle), 0
@@ -176,6 +190,11 @@ func (p *patientReader) Read(b []byte) (int, error) {
 			return 0, err
 		}
 	}
+	select { // after the deadline is set, or the one that cuts would be written over
+	case <-p.ended:
+		return 0, context.Canceled
+	default:
+	}
 	n, err := p.body.Read(b)
 	p.moved += int64(n)
 	if err == io.EOF {
@@ -185,15 +204,29 @@ func (p *patientReader) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// patientWriter writes a reply for as long as something is taken.
+// patientWriter writes a reply for as long as something is taken, and the server is not shutting down: what is missing can
+// be asked for again.
 type patientWriter struct {
 	http.ResponseWriter
-	on *http.ResponseController
+	on    *http.ResponseController
+	ended <-chan struct{}
+}
+
+// patient is a writer that must be let go of.
+func (s *Server) patient(w http.ResponseWriter) (_ *patientWriter, done func() bool) {
+	on := http.NewResponseController(w)
+	return &patientWriter{ResponseWriter: w, on: on, ended: s.closing.Done()},
+		context.AfterFunc(s.closing, func() { _ = on.SetWriteDeadline(past) })
 }
 
 func (p *patientWriter) Write(b []byte) (int, error) {
 	if err := p.on.SetWriteDeadline(time.Now().Add(idle)); err != nil {
 		return 0, err
+	}
+	select {
+	case <-p.ended:
+		return 0, context.Canceled
+	default:
 	}
 	return p.ResponseWriter.Write(b)
 }

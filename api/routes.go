@@ -175,8 +175,7 @@ func (s *Server) dispatch(w http.ResponseWriter, r *http.Request, methods map[st
 	s.answer(w, r, answer)
 }
 
-// bound is the context of a call. That of a stream ends with its connection, or when the server shuts down: an upload
-// goes on from where it was cut, so that nobody waits for it.
+// bound is the context of a call. That of a stream ends with its connection, or when the server shuts down.
 func (s *Server) bound(w http.ResponseWriter, r *http.Request, rt route) (context.Context, context.CancelFunc) {
 	if r.Body == http.NoBody && (rt.stream || rt.poll > 0) {
 		// net/http reads on to notice that the caller leaves; when its deadline passes it takes that for leaving.
@@ -186,6 +185,6 @@ func (s *Server) bound(w http.ResponseWriter, r *http.Request, rt route) (contex
 		return context.WithTimeout(r.Context(), requestTime+rt.poll)
 	}
 	ctx, cancel := context.WithCancel(r.Context())
-	stop := context.AfterFunc(s.closing, cancel)
+	stop := s.cutReading(http.NewResponseController(w), cancel)
 	return ctx, func() { stop(); cancel() }
 }
