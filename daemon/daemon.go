@@ -283,6 +283,7 @@ func (d *Daemon) Run(ctx context.Context, say func(Readiness)) error {
 	}
 	d.complain(ctx, "record of the policies", d.notePoliciesRead(ctx))
 	d.seedCatalogue(ctx)
+	d.complain(ctx, "images that wait for other hosts", d.activateComplete(ctx))
 	if !d.settle(ctx, say) {
 		return nil
 	}
