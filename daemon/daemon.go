@@ -105,6 +105,7 @@ type images interface {
 	Verify(context.Context, imagestore.Digest, imagestore.Progress) error
 	Stat(context.Context, imagestore.Digest) (imagestore.Image, error)
 	Remove(context.Context, imagestore.Digest) error
+	Digests(context.Context) ([]imagestore.Digest, error)
 	Sweep(ctx context.Context, images map[imagestore.Digest]bool, keys map[string]bool) ([]string, error)
 }
 

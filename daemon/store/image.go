@@ -117,6 +117,11 @@ func (t *Tx) ImageEver(id string) (Image, error) {
 	return first(t, scanImage, imageQuery+`WHERE id = ?`, id)
 }
 
+// ImagesEver counts the records of images, deleted ones too.
+func (t *Tx) ImagesEver() (int, error) {
+	return first(t, func(s scanner) (n int, err error) { return n, s.Scan(&n) }, `SELECT count(*) FROM images`)
+}
+
 // Images reads every record that is not deleted, oldest first.
 func (t *Tx) Images() ([]Image, error) {
 	return all(t, scanImage, imageQuery+`WHERE deleted_at IS NULL ORDER BY created_at, id`)
