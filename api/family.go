@@ -65,7 +65,7 @@ func (s *Server) speak(w http.ResponseWriter, r *http.Request, f dialect.Family)
 
 // ask identifies the caller and has the family answer.
 func (s *Server) ask(req *dialect.Request, f dialect.Family) (dialect.Reply, error) {
-	if !f.Open(req.Method, req.URL.Path) {
+	if !f.Open(req.Method, req.URL.EscapedPath()) {
 		caller, err := s.identify(req.Request)
 		if err != nil {
 			return dialect.Reply{}, err

@@ -96,10 +96,30 @@ func (s *Server) newMux() *http.ServeMux {
 	}
 	mux := http.NewServeMux()
 	for p, methods := range paths {
-		mux.HandleFunc(p, func(w http.ResponseWriter, r *http.Request) { s.dispatch(w, r, methods) })
+		mux.HandleFunc(p, func(w http.ResponseWriter, r *http.Request) {
+			if !spelled(p, r.URL.EscapedPath()) {
+				s.notFound(w, r)
+				return
+			}
+			s.dispatch(w, r, methods)
+		})
 	}
 	mux.HandleFunc("/", s.notFound)
 	return mux
+}
+
+// spelled says whether a path that a pattern matches has its words as the pattern has them: ServeMux decodes those too.
+func spelled(pattern, sent string) bool {
+	words, parts := strings.Split(pattern, "/"), strings.Split(sent, "/")
+	if len(words) != len(parts) {
+		return false
+	}
+	for i, word := range words {
+		if !strings.HasPrefix(word, "{") && word != parts[i] {
+			return false
+		}
+	}
+	return true
 }
 
 func (rt route) paths() []string {
@@ -109,15 +129,17 @@ func (rt route) paths() []string {
 	return []string{rt.path}
 }
 
-// serve sends a request to its route. A path that is not in its shortest form is refused: ServeMux would redirect it.
+// serve sends a request to its route, by its path as it was sent: what names a call only once it is decoded is none, so that
+// nobody is led around what lets paths through by how they are spelled. One of ours that is not in its shortest form is
+// refused too: ServeMux would redirect it.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	p := r.URL.EscapedPath()
 	for _, f := range s.families {
-		if f.Speaks(r.URL.Path) {
+		if f.Speaks(p) {
 			s.speak(w, r, f)
 			return
 		}
 	}
-	p := r.URL.EscapedPath()
 	if !strings.HasPrefix(p, "/") || path.Clean(p) != p {
 		s.notFound(w, r)
 		return

@@ -105,13 +105,14 @@ func routeOf(method, path string) *route {
 
 // Serve answers a request.
 func (f *Family) Serve(req *dialect.Request) (dialect.Reply, error) {
-	if r := routeOf(req.Method, req.URL.Path); r != nil {
+	path := req.URL.EscapedPath()
+	if r := routeOf(req.Method, path); r != nil {
 		req.Route = r.method + " " + prefix + r.path
 		return r.serve(f, req)
 	}
 	var allowed []string
 	for _, method := range []string{http.MethodDelete, http.MethodGet, http.MethodHead, http.MethodPost} {
-		if routeOf(method, req.URL.Path) != nil {
+		if routeOf(method, path) != nil {
 			allowed = append(allowed, method)
 		}
 	}
