@@ -79,3 +79,18 @@ func TestOneSpelling(t *testing.T) {
 		}
 	}
 }
+
+// TestHostInChallenge: whatever a caller calls this server, a challenge that names it has one parameter.
+func TestHostInChallenge(t *testing.T) {
+	h := start(t, nil)
+	for _, path := range []string{"/v2.1/images", "/identity/v3/auth/catalog"} {
+		r := request(t, "GET", h.tcpURL+path, "")
+		r.URL.Opaque = `//x",realm="y` + path // the absolute form of a request's target may have what a Host header may not
+		a := do(t, h.tcp, r)
+		if got := a.Header.Get("WWW-Authenticate"); a.StatusCode == 401 && !strings.Contains(got, `uri="http://x\",realm=\"y/identity"`) {
+			t.Errorf("%s: %d %s", path, a.StatusCode, got)
+		} else if a.StatusCode != 401 {
+			t.Errorf("%s: %d %s", path, a.StatusCode, a.body)
+		}
+	}
+}

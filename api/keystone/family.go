@@ -3,6 +3,7 @@ package keystone
 import (
 	"encoding/json"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -150,7 +151,7 @@ func (f *Family) Fault(req *dialect.Request, no *dialect.Refusal) dialect.Reply 
 	}
 	h := http.Header{}
 	if status == http.StatusUnauthorized {
-		h.Set("WWW-Authenticate", `Keystone uri="`+req.Base+prefix+`"`)
+		h.Set("WWW-Authenticate", "Keystone uri="+strconv.Quote(req.Base+prefix))
 	}
 	if no.Code == daemon.Unavailable {
 		h.Set("Retry-After", "5")
