@@ -66,11 +66,10 @@ func (s *Server) speak(w http.ResponseWriter, r *http.Request, f dialect.Family)
 // ask identifies the caller and has the family answer.
 func (s *Server) ask(req *dialect.Request, f dialect.Family) (dialect.Reply, error) {
 	if !f.Open(req.Method, req.URL.EscapedPath()) {
-		caller, err := s.identify(req.Request)
-		if err != nil {
+		if err := s.enter(req.Request); err != nil {
 			return dialect.Reply{}, err
 		}
-		exchangeOf(req.Request).caller, req.Caller = caller, caller
+		req.Caller = exchangeOf(req.Request).caller
 	}
 	return f.Serve(req)
 }

@@ -170,12 +170,10 @@ func (s *Server) dispatch(w http.ResponseWriter, r *http.Request, methods map[st
 	x := exchangeOf(r)
 	x.route, x.quiet, x.plain = rt.name(), rt.quiet, rt.plain
 	if !rt.open {
-		caller, err := s.identify(r)
-		if err != nil {
+		if err := s.enter(r); err != nil {
 			s.fail(w, r, err)
 			return
 		}
-		x.caller = caller
 	}
 	ctx, cancel := s.bound(w, r, rt)
 	defer cancel()
