@@ -20,6 +20,7 @@ type exchange struct {
 	quiet  bool
 	plain  bool
 	caller daemon.Caller
+	end    func() // of the caller's share; nil before the caller is known
 	peer   *peer
 	fail   func(http.ResponseWriter, *http.Request, error) // answers in the dialect of the path
 }
@@ -90,7 +91,24 @@ func (s *Server) track(w http.ResponseWriter, r *http.Request) {
 			panic(http.ErrAbortHandler) // half a reply is out: cut the connection, so that nobody takes it for whole
 		}
 	}()
+	defer func() {
+		if x.end != nil {
+			x.end()
+		}
+	}()
 	s.serve(rec, r)
+}
+
+// enter identifies who asks, and counts the request as theirs until it is answered.
+func (s *Server) enter(r *http.Request) error {
+	x := exchangeOf(r)
+	caller, err := s.identify(r)
+	if err != nil {
+		return err
+	}
+	x.caller = caller
+	x.end, err = s.share.begin(caller)
+	return err
 }
 
 // record logs the request and counts it. The escaped path is plain printable ASCII, whatever was asked for.

@@ -17,12 +17,6 @@ import (
 	"github.com/capsuled/capsuled/daemon"
 )
 
-// idle is how long a body that is a file may stand still, and slowest how many bytes must come of it in that time.
-const (
-	idle    = 30 * time.Second
-	slowest = 16 << 10
-)
-
 // newFamilies are the image dialects, each with the paths that it speaks for.
 func newFamilies(opt Options, t *tokens) ([]dialect.Family, error) {
 	identity, err := newKeystone(opt, t)
@@ -42,9 +36,13 @@ func (s *Server) speak(w http.ResponseWriter, r *http.Request, f dialect.Family)
 	x := exchangeOf(r)
 	req := &dialect.Request{Request: r.WithContext(ctx), ID: x.id, Base: base(r)}
 	req.Body = http.MaxBytesReader(bare(w), r.Body, dialect.MaxBody)
+	on := http.NewResponseController(w)
+	back := func() bool { return true }
+	defer func() { back() }()
 	req.Patient = func() (context.Context, io.Reader) {
 		limit.Stop()
-		return ctx, &patientReader{body: r.Body, on: http.NewResponseController(w)}
+		back = s.cutReading(on, func() { cancel(context.Canceled) })
+		return ctx, &patientReader{body: r.Body, on: on, ended: ctx.Done()}
 	}
 	x.fail = func(w http.ResponseWriter, _ *http.Request, err error) {
 		no := s.refusalOf(req.Request, err)
@@ -52,7 +50,7 @@ func (s *Server) speak(w http.ResponseWriter, r *http.Request, f dialect.Family)
 		p.Header = merged(no.Header, p.Header) // the dialect's own way of a header counts
 		w.Header().Set(wire.ErrorCodeHeader, string(no.Code))
 		s.logFailure(req.Request, p.Status, no.Code, err)
-		send(w, req.Request, p)
+		s.send(w, req.Request, p)
 	}
 	p, err := s.ask(req, f)
 	if req.Route != "" {
@@ -62,17 +60,16 @@ func (s *Server) speak(w http.ResponseWriter, r *http.Request, f dialect.Family)
 		x.fail(w, req.Request, err)
 		return
 	}
-	send(w, req.Request, p)
+	s.send(w, req.Request, p)
 }
 
 // ask identifies the caller and has the family answer.
 func (s *Server) ask(req *dialect.Request, f dialect.Family) (dialect.Reply, error) {
-	if !f.Open(req.Method, req.URL.Path) {
-		caller, err := s.identify(req.Request)
-		if err != nil {
+	if !f.Open(req.Method, req.URL.EscapedPath()) {
+		if err := s.enter(req.Request); err != nil {
 			return dialect.Reply{}, err
 		}
-		exchangeOf(req.Request).caller, req.Caller = caller, caller
+		req.Caller = exchangeOf(req.Request).caller
 	}
 	return f.Serve(req)
 }
@@ -96,7 +93,7 @@ func (s *Server) refusalOf(r *http.Request, err error) *dialect.Refusal {
 }
 
 // send writes a reply.
-func send(w http.ResponseWriter, r *http.Request, p dialect.Reply) {
+func (s *Server) send(w http.ResponseWriter, r *http.Request, p dialect.Reply) {
 	h := w.Header()
 	for k, v := range p.Header {
 		h[k] = v
@@ -108,7 +105,9 @@ func send(w http.ResponseWriter, r *http.Request, p dialect.Reply) {
 		h.Set(wire.OperationHeader, "/v1/operations/"+p.Operation)
 	}
 	if p.Stream != nil {
-		p.Stream(&patientWriter{ResponseWriter: w, on: http.NewResponseController(w)}, r)
+		out, done := s.patient(w)
+		defer done()
+		p.Stream(out, r)
 		return
 	}
 	status := p.Status
@@ -148,55 +147,3 @@ func base(r *http.Request) string {
 	}
 	return scheme + "://" + r.Host
 }
-
-// patientReader reads a body for as long as it comes at no less than slowest bytes in each span of idle: whoever sends a
-// byte now and then must not keep a connection for ever.
-type patientReader struct {
-	body  io.Reader
-	on    *http.ResponseController
-	until time.Time       // end of the present span
-	moved int64           // bytes in it
-	ended <-chan struct{} // when nothing more may be read; may be nil
-}
-
-func (p *patientReader) Read(b []byte) (int, error) {
-	select {
-	case <-p.ended:
-		return 0, context.Canceled
-	default:
-	}
-	// A span that passed before this call was our own doing: we were slow to ask.
-	if now := time.Now(); p.moved >= slowest || now.After(p.until) {
-		p.until, p.moved = now.Add(idle), 0
-		if err := p.on.SetReadDeadline(p.until); err != nil {
-			return 0, err
-		}
-		// The server's own limit counts from the request's header, and the reply comes after all of the body.
-		if err := p.on.SetWriteDeadline(p.until.Add(requestTime)); err != nil {
-			return 0, err
-		}
-	}
-	n, err := p.body.Read(b)
-	p.moved += int64(n)
-	if err == io.EOF {
-		// What is read from here on only notices that the caller leaves, and a deadline would be taken for that.
-		_ = p.on.SetReadDeadline(time.Time{})
-	}
-	return n, err
-}
-
-// patientWriter writes a reply for as long as something is taken.
-type patientWriter struct {
-	http.ResponseWriter
-	on *http.ResponseController
-}
-
-func (p *patientWriter) Write(b []byte) (int, error) {
-	if err := p.on.SetWriteDeadline(time.Now().Add(idle)); err != nil {
-		return 0, err
-	}
-	return p.ResponseWriter.Write(b)
-}
-
-// Unwrap lets http.ResponseController reach the connection.
-func (p *patientWriter) Unwrap() http.ResponseWriter { return p.ResponseWriter }

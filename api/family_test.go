@@ -58,3 +58,39 @@ func TestFamilies(t *testing.T) {
 		})
 	}
 }
+
+// TestOneSpelling: a path that names a call only once it is decoded is no call, of whatever family. What stands before this
+// server and lets paths through by how they are spelled is not led around.
+func TestOneSpelling(t *testing.T) {
+	h := start(t, nil)
+	for _, path := range []string{
+		"/v2%2E1", "/v2.1%2F", "/v2.1%2Fimages", "/v2.1/images%2Fdetail", "/%76%32/images", "/api%2F", "/api/v1.1%2Fimages", "/compute%2Fv2.0/images",
+		"/api%2Fglance/images/", "/api/%67lance/images/", "/api/glance%2Fimages/", "/api/glance/%69mages/", "/image%2Fv2%2Fimages", "/image/v2%2Fimages",
+		"/image/v2/%69mages", "/image%2F", "/image/v2%2F", "/identity%2Fv3", "/identity/v3%2F", "/identity/v3%2Fauth/projects", "/%69dentity/v3/auth/projects",
+		"/v1%2Fimages", "/v1/%69mages", "/sloan-ws%2Flistallimages",
+	} {
+		r := request(t, "GET", "http://capsuled"+path, "")
+		r.Header.Set("X-Requested-With", "XMLHttpRequest")
+		if a := do(t, h.unix, r); a.StatusCode != 404 && a.StatusCode != 400 {
+			t.Errorf("%s: %d %.80s", path, a.StatusCode, a.body)
+		}
+		if a := do(t, h.tcp, request(t, "GET", h.tcpURL+path, "")); a.StatusCode < 400 {
+			t.Errorf("%s without an identity: %d %.80s", path, a.StatusCode, a.body)
+		}
+	}
+}
+
+// TestHostInChallenge: whatever a caller calls this server, a challenge that names it has one parameter.
+func TestHostInChallenge(t *testing.T) {
+	h := start(t, nil)
+	for _, path := range []string{"/v2.1/images", "/identity/v3/auth/catalog"} {
+		r := request(t, "GET", h.tcpURL+path, "")
+		r.URL.Opaque = `//x",realm="y` + path // the absolute form of a request's target may have what a Host header may not
+		a := do(t, h.tcp, r)
+		if got := a.Header.Get("WWW-Authenticate"); a.StatusCode == 401 && !strings.Contains(got, `uri="http://x\",realm=\"y/identity"`) {
+			t.Errorf("%s: %d %s", path, a.StatusCode, got)
+		} else if a.StatusCode != 401 {
+			t.Errorf("%s: %d %s", path, a.StatusCode, a.body)
+		}
+	}
+}

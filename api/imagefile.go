@@ -165,7 +165,8 @@ func (s *Server) exportImage(_ http.ResponseWriter, r *http.Request, c daemon.Ca
 			h.Set("Etag", strconv.Quote(img.Digest)) // the bytes of a digest never change, so that it is a strong one
 			h.Set(wire.ReprDigestHeader, "sha-256=:"+base64.StdEncoding.EncodeToString(sum)+":")
 		}
-		out := &patientWriter{ResponseWriter: &rangeRefuser{ResponseWriter: w, server: s, request: r}, on: http.NewResponseController(w)}
+		out, done := s.patient(&rangeRefuser{ResponseWriter: w, server: s, request: r})
+		defer done()
 		http.ServeContent(out, r, "", time.Time{}, file)
 	}}, nil
 }

@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -211,6 +212,7 @@ func inTime(t *testing.T, story func(t *testing.T, h *host, conn net.Conn, token
 		h := &host{fakeDaemon: newFake(), log: &logBuffer{}, secret: t.TempDir() + "/secret"}
 		write(t, h.secret, secret, 0o600)
 		server := must[*api.Server](t)(api.New(options(h)))
+		h.server = server
 		l := pipes{make(chan net.Conn), make(chan struct{})}
 		served := make(chan error, 1)
 		go func() { served <- server.Serve(l) }()
@@ -337,4 +339,41 @@ func TestLongPollInTime(t *testing.T) {
 			t.Errorf("it was answered after %s", took)
 		}
 	})
+}
+
+// Nobody who sends or takes a file, and stands still, keeps the server from its end: what is cut goes on where it was, or is
+// asked for again.
+func TestFilesDoNotHoldUpTheEnd(t *testing.T) {
+	const there, awaited = "6f1c7a52-0b5e-4c64-9a53-0d2f5d1f7a10", "6f1c7a52-0b5e-4c64-9a53-0d2f5d1f7a11"
+	chunked := func(line, kind, head string) string {
+		return fmt.Sprintf("%s HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n%%s\r\n\r\n%x\r\n%s\r\n", line, kind, len(head), head)
+	}
+	for name, sent := range map[string]string{
+		"native upload":   chunked("PUT /v1/images/image-2/file", "application/octet-stream", "x"),
+		"native export":   "GET /v1/images/image-1/file HTTP/1.1\r\nHost: x\r\n%s\r\n\r\n",
+		"Glance upload":   chunked("PUT /image/v2/images/"+awaited+"/file", "application/octet-stream", "x"),
+		"Glance download": "GET /image/v2/images/" + there + "/file HTTP/1.1\r\nHost: x\r\n%s\r\n\r\n",
+		"Horizon's form":  chunked("POST /api/glance/images/", "multipart/form-data; boundary=B", "--B\r\nContent-Disposition: form-data; name=\"n"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			inTime(t, func(t *testing.T, h *host, conn net.Conn, token string) {
+				h.set(func(f *fakeDaemon) {
+					f.images["image-1"].bytes = []byte(strings.Repeat(jammy, 8))
+					f.images[there] = f.images["image-1"]
+					f.images[awaited] = &fakeImage{awaited: -1, Image: daemon.Image{ID: awaited, State: daemon.ImagePending}}
+				})
+				fmt.Fprintf(conn, sent, token)
+				if !strings.HasPrefix(sent, "GET") {
+					go func() { _, _ = io.Copy(io.Discard, conn) }()
+				}
+				synctest.Wait()
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				defer cancel()
+				began := time.Now()
+				if err := h.server.Shutdown(ctx); err != nil {
+					t.Errorf("after %s: %v", time.Since(began), err)
+				}
+			})
+		})
+	}
 }

@@ -96,10 +96,30 @@ func (s *Server) newMux() *http.ServeMux {
 	}
 	mux := http.NewServeMux()
 	for p, methods := range paths {
-		mux.HandleFunc(p, func(w http.ResponseWriter, r *http.Request) { s.dispatch(w, r, methods) })
+		mux.HandleFunc(p, func(w http.ResponseWriter, r *http.Request) {
+			if !spelled(p, r.URL.EscapedPath()) {
+				s.notFound(w, r)
+				return
+			}
+			s.dispatch(w, r, methods)
+		})
 	}
 	mux.HandleFunc("/", s.notFound)
 	return mux
+}
+
+// spelled says whether a path that a pattern matches has its words as the pattern has them: ServeMux decodes those too.
+func spelled(pattern, sent string) bool {
+	words, parts := strings.Split(pattern, "/"), strings.Split(sent, "/")
+	if len(words) != len(parts) {
+		return false
+	}
+	for i, word := range words {
+		if !strings.HasPrefix(word, "{") && word != parts[i] {
+			return false
+		}
+	}
+	return true
 }
 
 func (rt route) paths() []string {
@@ -109,15 +129,17 @@ func (rt route) paths() []string {
 	return []string{rt.path}
 }
 
-// serve sends a request to its route. A path that is not in its shortest form is refused: ServeMux would redirect it.
+// serve sends a request to its route, by its path as it was sent: what names a call only once it is decoded is none, so that
+// nobody is led around what lets paths through by how they are spelled. One of ours that is not in its shortest form is
+// refused too: ServeMux would redirect it.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	p := r.URL.EscapedPath()
 	for _, f := range s.families {
-		if f.Speaks(r.URL.Path) {
+		if f.Speaks(p) {
 			s.speak(w, r, f)
 			return
 		}
 	}
-	p := r.URL.EscapedPath()
 	if !strings.HasPrefix(p, "/") || path.Clean(p) != p {
 		s.notFound(w, r)
 		return
@@ -148,12 +170,10 @@ func (s *Server) dispatch(w http.ResponseWriter, r *http.Request, methods map[st
 	x := exchangeOf(r)
 	x.route, x.quiet, x.plain = rt.name(), rt.quiet, rt.plain
 	if !rt.open {
-		caller, err := s.identify(r)
-		if err != nil {
+		if err := s.enter(r); err != nil {
 			s.fail(w, r, err)
 			return
 		}
-		x.caller = caller
 	}
 	ctx, cancel := s.bound(w, r, rt)
 	defer cancel()
@@ -175,8 +195,7 @@ func (s *Server) dispatch(w http.ResponseWriter, r *http.Request, methods map[st
 	s.answer(w, r, answer)
 }
 
-// bound is the context of a call. That of a stream ends with its connection, or when the server shuts down: an upload
-// goes on from where it was cut, so that nobody waits for it.
+// bound is the context of a call. That of a stream ends with its connection, or when the server shuts down.
 func (s *Server) bound(w http.ResponseWriter, r *http.Request, rt route) (context.Context, context.CancelFunc) {
 	if r.Body == http.NoBody && (rt.stream || rt.poll > 0) {
 		// net/http reads on to notice that the caller leaves; when its deadline passes it takes that for leaving.
@@ -186,6 +205,6 @@ func (s *Server) bound(w http.ResponseWriter, r *http.Request, rt route) (contex
 		return context.WithTimeout(r.Context(), requestTime+rt.poll)
 	}
 	ctx, cancel := context.WithCancel(r.Context())
-	stop := context.AfterFunc(s.closing, cancel)
+	stop := s.cutReading(http.NewResponseController(w), cancel)
 	return ctx, func() { stop(); cancel() }
 }

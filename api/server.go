@@ -44,7 +44,8 @@ type Options struct {
 	PollLimit time.Duration
 	// CycladesCatalog puts Synnefo's endpoints into the catalog of the identity API's version 2.0, in place of Nova's.
 	CycladesCatalog bool
-	// MaxConnections bounds open connections over TCP, and apart from that over unix sockets; 0 means 512.
+	// MaxConnections bounds open connections over TCP, and apart from that over unix sockets; 0 means 512. One caller who is
+	// no administrator has half as many requests under way at most.
 	MaxConnections int
 }
 
@@ -61,6 +62,7 @@ type Server struct {
 	families []dialect.Family
 	http     *http.Server
 	slots    map[string]chan struct{} // by network: one token for each open connection
+	share    *share
 
 	closing context.Context // ends when Shutdown begins
 	close   context.CancelFunc
@@ -90,6 +92,7 @@ func New(opt Options) (*Server, error) {
 		daemon: opt.Daemon, log: opt.Log, metrics: m, scraped: opt.Metrics, tokens: tokens, groups: opt.Groups,
 		software: "capsuled/" + opt.Version,
 		slots:    map[string]chan struct{}{},
+		share:    newShare(opt.MaxConnections),
 	}
 	for _, network := range []string{"unix", "tcp"} {
 		s.slots[network] = make(chan struct{}, opt.MaxConnections)

@@ -206,11 +206,10 @@ func TestConnectionLimit(t *testing.T) {
 	h.set(func(f *fakeDaemon) { f.before = func(context.Context) { entered <- struct{}{}; <-leave } })
 	addr := strings.TrimPrefix(h.tcpURL, "http://")
 	conns := make([]net.Conn, 3)
-	token := bearerOf(t, map[string]any{"sub": "alice"})
 	for i, path := range []string{"/listvms", "/listvms", "/healthz"} {
 		conns[i] = must[net.Conn](t)(net.Dial("tcp", addr))
 		defer conns[i].Close()
-		fmt.Fprintf(conns[i], "GET %s HTTP/1.1\r\nHost: x\r\n%s\r\n\r\n", path, token)
+		fmt.Fprintf(conns[i], "GET %s HTTP/1.1\r\nHost: x\r\n%s\r\n\r\n", path, bearerOf(t, map[string]any{"sub": fmt.Sprint("user", i)}))
 		if i < 2 {
 			<-entered // under way, so that it keeps its slot
 		}

@@ -99,7 +99,7 @@ func (d *Daemon) AddImage(ctx context.Context, c Caller, n NewImage) (v Image, o
 	return publicImage(image), public(entry, c), nil
 }
 
-// insertImage writes a new record within the quota of its owner.
+// insertImage writes a new record within the quota of its owner, whose oldest tombstones make room for it.
 func (d *Daemon) insertImage(tx *store.Tx, c Caller, i store.Image) error {
 	if err := tx.PutUser(c.GUID, c.Email); err != nil {
 		return err
@@ -118,7 +118,10 @@ func (d *Daemon) insertImage(tx *store.Tx, c Caller, i store.Image) error {
 	} else if !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
-	return nameTaken(tx.InsertImage(i), i.Name)
+	if err := nameTaken(tx.InsertImage(i), i.Name); err != nil {
+		return err
+	}
+	return tx.ForgetImages(c.GUID, MaxTombstones)
 }
 
 func nameTaken(err error, name string) error {

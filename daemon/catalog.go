@@ -12,8 +12,12 @@ import (
 	"github.com/capsuled/capsuled/daemon/store"
 )
 
-// tombstonesKept is how long an image can be looked up that is deleted or never came (images contract, section 3).
-const tombstonesKept = 30 * 24 * time.Hour
+// tombstonesKept is how long an image can be looked up that is deleted or never came (images contract, section 3), and
+// MaxTombstones how many of one owner: what costs no quota must not fill the memory.
+const (
+	tombstonesKept = 30 * 24 * time.Hour
+	MaxTombstones  = 1000
+)
 
 // catalog is what the records say of images, in memory: lists of ten thousand are asked for more often than they change.
 // The records stay the truth. Each read asks them whether they have gone on, and nothing has to tell the catalog.
@@ -65,7 +69,8 @@ func (k *catalog) read(ctx context.Context) (*snapshot, error) {
 	return s, nil
 }
 
-// with is a snapshot with the records that have changed in it, and without the tombstones from before a time.
+// with is a snapshot with the records that have changed in it, and without the tombstones from before a time and those that
+// are more than MaxTombstones of one owner.
 func (s *snapshot) with(changed []store.Image, version int64, oldest time.Time) *snapshot {
 	next := &snapshot{version: version, byID: make(map[string]*Image, len(s.byID)+len(changed))}
 	maps.Copy(next.byID, s.byID)
@@ -83,18 +88,26 @@ func (s *snapshot) with(changed []store.Image, version int64, oldest time.Time) 
 	}
 	slices.SortFunc(fresh, newestFirst)
 	next.list = make([]*Image, 0, len(s.list)+len(fresh))
-	for _, old := range s.list { // both are sorted, and the time of creation never changes
-		for len(fresh) > 0 && newestFirst(fresh[0], old) < 0 {
-			next.list, fresh = append(next.list, fresh[0]), fresh[1:]
-		}
-		i := next.byID[old.ID]
-		if !i.DeletedAt.IsZero() && i.DeletedAt.Before(oldest) {
-			delete(next.byID, i.ID)
-			continue
+	tombstones := map[string]int{}
+	add := func(i *Image) {
+		if !i.DeletedAt.IsZero() {
+			if tombstones[i.Owner]++; tombstones[i.Owner] > MaxTombstones || i.DeletedAt.Before(oldest) {
+				delete(next.byID, i.ID)
+				return
+			}
 		}
 		next.list = append(next.list, i)
 	}
-	next.list = append(next.list, fresh...)
+	for _, old := range s.list { // both are sorted, and the time of creation never changes
+		for len(fresh) > 0 && newestFirst(fresh[0], old) < 0 {
+			add(fresh[0])
+			fresh = fresh[1:]
+		}
+		add(next.byID[old.ID])
+	}
+	for _, i := range fresh {
+		add(i)
+	}
 	return next
 }
 

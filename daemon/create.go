@@ -87,6 +87,9 @@ func (d *Daemon) draft(tx *store.Tx, c Caller, n NewCapsule) (store.Capsule, err
 	if n.MemoryMB < image.MinRAMMB {
 		return store.Capsule{}, errorf(Invalid, "memory is %d: image %s needs %d (MB)", n.MemoryMB, image.ID, image.MinRAMMB)
 	}
+	if need := rootGB(image); image.Charged && need > d.opt.Quota.DiskGB {
+		return store.Capsule{}, errorf(OverQuota, "your quota of disk is %d GB, and the root disk that image %s asks for has %d GB", d.opt.Quota.DiskGB, image.ID, need)
+	}
 	if err := tx.PutUser(c.GUID, c.Email); err != nil {
 		return store.Capsule{}, err
 	}
@@ -116,6 +119,12 @@ func (d *Daemon) draft(tx *store.Tx, c Caller, n NewCapsule) (store.Capsule, err
 	}
 	capsule.Address, err = d.claimAddress(tx)
 	return capsule, err
+}
+
+// rootGB is the size of the disk that a capsule gets from an image. It is held against a quota where the image is a user's:
+// how big the disks are that administrators offer is theirs to say, and charged to nobody.
+func rootGB(i store.Image) int {
+	return max(i.MinDiskGB, int((i.VirtualBytes+1<<30-1)>>30))
 }
 
 // withinQuota compares what a user has, and wants beyond it, with what a user may have; the exact bound passes.

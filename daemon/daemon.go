@@ -105,6 +105,7 @@ type images interface {
 	Verify(context.Context, imagestore.Digest, imagestore.Progress) error
 	Stat(context.Context, imagestore.Digest) (imagestore.Image, error)
 	Remove(context.Context, imagestore.Digest) error
+	Digests(context.Context) ([]imagestore.Digest, error)
 	Sweep(ctx context.Context, images map[imagestore.Digest]bool, keys map[string]bool) ([]string, error)
 }
 
@@ -283,6 +284,7 @@ func (d *Daemon) Run(ctx context.Context, say func(Readiness)) error {
 	}
 	d.complain(ctx, "record of the policies", d.notePoliciesRead(ctx))
 	d.seedCatalogue(ctx)
+	d.complain(ctx, "images that wait for other hosts", d.activateComplete(ctx))
 	if !d.settle(ctx, say) {
 		return nil
 	}

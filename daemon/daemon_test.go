@@ -184,23 +184,42 @@ func TestUnknownIsNotOff(t *testing.T) {
 	b.settled()
 }
 
+// TestLostRecords: with records that know nothing the daemon does not run over capsules, nor over images, which may be the
+// only copy of what was shared or sent.
 func TestLostRecords(t *testing.T) {
-	b := newBench(t, nil)
-	b.create(alice, b.image())
-	b.kill()
-	b.db.Close()
-	db, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "capsuled.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	b.db = db
-	b.launch()
-	if err := <-b.done; err == nil {
-		t.Error("the daemon runs over capsules that its records do not know")
-	}
-	b.stop = nil
-	if len(b.machine.dirs) != 1 || len(b.machine.domains) != 1 {
-		t.Error("it destroyed what it could not explain")
+	for name, make := range map[string]func(*bench){
+		"capsules": func(b *bench) {
+			b.create(alice, b.image())
+			b.machine.mu.Lock()
+			clear(b.machine.images)
+			b.machine.mu.Unlock()
+		},
+		"images": func(b *bench) { b.image() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, nil)
+			make(b)
+			b.kill()
+			b.db.Close()
+			db, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "capsuled.db"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer db.Close()
+			b.db = db
+			before := len(b.machine.dirs) + len(b.machine.domains) + len(b.machine.images)
+			ready := b.launch()
+			select {
+			case err = <-b.done:
+			case <-ready:
+				b.kill()
+			}
+			if b.stop = nil; err == nil {
+				t.Errorf("the daemon runs over %s that its records do not know", name)
+			}
+			if before == 0 || before != len(b.machine.dirs)+len(b.machine.domains)+len(b.machine.images) {
+				t.Error("it destroyed what it could not explain")
+			}
+		})
 	}
 }

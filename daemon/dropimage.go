@@ -13,8 +13,8 @@ import (
 
 // RequestImageDelete takes an image out of use: nobody may use it from now on, and its quota is free. Its bytes and its
 // name go when the collector finds that nothing needs them. A tombstone in ERROR becomes DELETED, and so does an image
-// whose bytes are awaited: it is given up. Forbidden for a protected image, Conflict while its bytes are on their way,
-// Gone when it is on its way out already.
+// whose bytes are awaited, protected or not: it is given up. Forbidden for another that is protected, Conflict while its
+// bytes are on their way, Gone when it is on its way out already.
 func (d *Daemon) RequestImageDelete(ctx context.Context, c Caller, id string) (v Image, err error) {
 	const kind = "image-delete-request"
 	defer d.refused(ctx, c, kind, id, &err)
@@ -30,7 +30,7 @@ func (d *Daemon) RequestImageDelete(ctx context.Context, c Caller, id string) (v
 			err = tx.PutImage(i, time.Now())
 		case i.State != ImageActive && i.State != ImagePending:
 			return settledImage(i, ImageActive)
-		case i.Protected:
+		case guarded(i):
 			return protectedImage(i)
 		case i.State == ImagePending && i.Digest == "":
 			if err := idleImage(tx, i); err != nil {
@@ -60,6 +60,10 @@ func (d *Daemon) RequestImageDelete(ctx context.Context, c Caller, id string) (v
 	return v, nil
 }
 
+// guarded says that an image is protected and has something to protect. Until its bytes are there it cannot be changed, so
+// that nobody could take the protection away from one whose bytes will never come.
+func guarded(i store.Image) bool { return i.Protected && i.Digest != "" }
+
 func protectedImage(i store.Image) error {
 	return errorf(Forbidden, "image %s is protected: take the protection away first", i.ID)
 }
@@ -79,7 +83,7 @@ func (d *Daemon) DeleteImage(ctx context.Context, c Caller, id string) (Operatio
 		switch {
 		case i.State != ImageActive && i.State != ImagePending:
 			return settledImage(i, ImageActive)
-		case i.Protected:
+		case guarded(i):
 			return protectedImage(i)
 		}
 		i.State = ImageDeletePending

@@ -97,6 +97,9 @@ const (
 func TestImageStates(t *testing.T) {
 	states := map[string]func(*bench) string{
 		"queued": func(b *bench) string { return b.put("i", daemon.ImagePending, nil) },
+		"promised": func(b *bench) string {
+			return b.put("i", daemon.ImagePending, func(i *store.Image) { i.Protected = true })
+		},
 		"waiting": func(b *bench) string {
 			return b.put("i", daemon.ImageActive, func(i *store.Image) { i.State = daemon.ImagePending })
 		},
@@ -108,20 +111,20 @@ func TestImageStates(t *testing.T) {
 		"gone":   func(b *bench) string { return b.put("i", daemon.ImageDeleted, nil) },
 		"failed": func(b *bench) string { return b.put("i", daemon.ImageError, nil) },
 	}
-	columns := []string{"queued", "waiting", "active", "guarded", "going", "gone", "failed"}
+	columns := []string{"queued", "promised", "waiting", "active", "guarded", "going", "gone", "failed"}
 	const conflict, left, refused, invalid = daemon.Conflict, daemon.Gone, daemon.Forbidden, daemon.Conflict
 	for verb, want := range map[string][]daemon.Code{
-		"show":     {ok, ok, ok, ok, ok, ok, ok},
-		"open":     {conflict, conflict, ok, ok, left, left, left},
-		"progress": {ok, ok, ok, ok, left, left, left},
-		"append":   {ok, conflict, conflict, conflict, left, left, left},
-		"set":      {conflict, conflict, ok, ok, left, left, left},
-		"request":  {ok, ok, ok, refused, left, left, ok},
-		"delete":   {ok, ok, ok, refused, left, left, left},
-		"purge":    {conflict, conflict, conflict, conflict, ok, left, left},
-		"verify":   {conflict, conflict, ok, ok, left, left, left},
-		"activate": {refused, refused, refused, refused, refused, refused, refused},
-		"create":   {invalid, invalid, ok, ok, invalid, hidden, hidden},
+		"show":     {ok, ok, ok, ok, ok, ok, ok, ok},
+		"open":     {conflict, conflict, conflict, ok, ok, left, left, left},
+		"progress": {ok, ok, ok, ok, ok, left, left, left},
+		"append":   {ok, ok, conflict, conflict, conflict, left, left, left},
+		"set":      {conflict, conflict, conflict, ok, ok, left, left, left},
+		"request":  {ok, ok, ok, ok, refused, left, left, ok},
+		"delete":   {ok, ok, ok, ok, refused, left, left, left},
+		"purge":    {conflict, conflict, conflict, conflict, conflict, ok, left, left},
+		"verify":   {conflict, conflict, conflict, ok, ok, left, left, left},
+		"activate": {refused, refused, refused, refused, refused, refused, refused, refused},
+		"create":   {invalid, invalid, invalid, ok, ok, invalid, hidden, hidden},
 	} {
 		for n, state := range columns {
 			t.Run(verb+"/"+state, func(t *testing.T) {

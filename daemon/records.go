@@ -15,6 +15,10 @@ func (d *Daemon) checkRecords(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	digests, err := d.images.Digests(ctx)
+	if err != nil {
+		return err
+	}
 	return d.store.Update(ctx, func(tx *store.Tx) error {
 		ever, err := tx.CapsulesEver()
 		if err != nil {
@@ -22,6 +26,13 @@ func (d *Daemon) checkRecords(ctx context.Context) error {
 		}
 		if ever == 0 && len(keys) > 0 {
 			return fmt.Errorf("daemon: the records name no capsule, but there are files of %d (such as %s): restore capsuled.db from a backup, or move the capsules directory away", len(keys), keys[0])
+		}
+		// The record of an image comes before its bytes, so that these are no litter of a crash.
+		if ever, err = tx.ImagesEver(); err != nil {
+			return err
+		}
+		if ever == 0 && len(digests) > 0 {
+			return fmt.Errorf("daemon: the records name no image, but there are files of %d (such as %s): restore capsuled.db from a backup, or move the images directory away", len(digests), digests[0])
 		}
 		capsules, err := tx.Capsules()
 		if err != nil {

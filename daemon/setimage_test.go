@@ -129,72 +129,6 @@ func TestNoUpdateIsLost(t *testing.T) {
 	}
 }
 
-// TestPeers: a shared image is ACTIVE once every other host has it, or an administrator says so.
-func TestPeers(t *testing.T) {
-	b := newBench(t, func(o *daemon.Options) { o.Peers = []string{"host2", "host3"} })
-	waiting := func(name string) string {
-		return b.put(name, daemon.ImageActive, func(i *store.Image) { i.State = daemon.ImagePending })
-	}
-	id := waiting("i")
-	third := daemon.Caller{GUID: "host3", Roles: []string{daemon.RolePeer}}
-	for n, step := range []struct {
-		c     daemon.Caller
-		code  daemon.Code
-		state daemon.ImageState
-	}{
-		{daemon.Caller{GUID: "host4", Roles: []string{daemon.RolePeer}}, daemon.NotFound, daemon.ImagePending},
-		{daemon.Caller{GUID: "host2"}, daemon.NotFound, daemon.ImagePending}, // the name alone is nothing
-		{alice, daemon.Forbidden, daemon.ImagePending},
-		{peer, ok, daemon.ImagePending},
-		{peer, ok, daemon.ImagePending},
-		{third, ok, daemon.ImageActive},
-		{third, daemon.Conflict, daemon.ImageActive},
-	} {
-		_, err := b.ActivateImage(t.Context(), step.c, id)
-		i, _ := b.Image(t.Context(), alice, id)
-		if code(err) != step.code || i.State != step.state {
-			t.Errorf("step %d: %v, %s", n, err, i.State)
-		}
-	}
-	other := waiting("other")
-	if i, err := b.ActivateImage(t.Context(), admin, other); err != nil || i.State != daemon.ImageActive {
-		t.Errorf("%+v, %v", i, err)
-	}
-	empty := b.put("empty", daemon.ImagePending, nil)
-	if _, err := b.ActivateImage(t.Context(), admin, empty); code(err) != daemon.Conflict {
-		t.Errorf("nothing is there: %v", err)
-	}
-	// A capsule's image waits for them by itself.
-	capsule := b.create(alice, id)
-	v, op, err := b.ShareCapsule(t.Context(), alice, daemon.NewShare{Capsule: capsule, Name: "s"})
-	b.succeed(op, err)
-	if i, err := b.Image(t.Context(), alice, v.ID); err != nil || i.State != daemon.ImagePending || i.Digest == "" || !i.Arrived {
-		t.Errorf("%+v, %v", i, err)
-	}
-	if b.show(capsule).State != daemon.Shutdown {
-		t.Error("the capsule waits too")
-	}
-	for name, want := range map[string]struct {
-		c    daemon.Caller
-		code daemon.Code
-	}{"a peer": {peer, ok}, "its owner": {alice, daemon.Conflict}, "a stranger": {bob, daemon.NotFound}, "another host": {daemon.Caller{GUID: "host4", Roles: []string{daemon.RolePeer}}, daemon.NotFound}} {
-		f, _, err := b.OpenImage(t.Context(), want.c, v.ID)
-		if f != nil {
-			f.Close()
-		}
-		if code(err) != want.code {
-			t.Errorf("%s reads an image that waits for the peers: %v", name, err)
-		}
-	}
-	for _, p := range []daemon.Caller{third, peer} {
-		if _, err := b.ActivateImage(t.Context(), p, v.ID); err != nil {
-			t.Error(err)
-		}
-	}
-	b.create(alice, v.ID)
-	b.settled()
-}
-
 // TestTombstonesEnd: after 30 days nobody finds them, though their rows are there.
 func TestTombstonesEnd(t *testing.T) {
 	b := newBench(t, nil)
@@ -225,4 +159,64 @@ func TestTombstonesEnd(t *testing.T) {
 			b.start()
 		}
 	}
+}
+
+// TestTombstonesAreBounded: whoever makes and deletes images over and over fills neither the memory nor the records, and
+// what is left of an image has nothing of its metadata.
+func TestTombstonesAreBounded(t *testing.T) {
+	b := newBench(t, nil)
+	id := b.put("i", daemon.ImageActive, nil)
+	b.create(alice, id)
+	if _, err := b.RequestImageDelete(t.Context(), alice, id); err != nil {
+		t.Fatal(err)
+	}
+	b.succeed(b.PurgeImage(t.Context(), alice, id))
+	const more = 50
+	if err := b.exec(`INSERT INTO images (id, name, description, state, owner, charged, login_user, login_password, created_at, updated_at, deleted_at, version)
+		WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+		SELECT 'dead' || i, '', '', 'DELETED', 'alice', 0, '', '', ?2 + i, ?2 + i, ?2 + i, 1000 + i FROM n`,
+		daemon.MaxTombstones+more, time.Now().UnixMicro()); err != nil {
+		t.Fatal(err)
+	}
+	tombstones := func() (list, rows int) {
+		page, err := b.FindImages(t.Context(), alice, daemon.ImageQuery{States: []daemon.ImageState{daemon.ImageDeleted}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.records(func(tx *store.Tx) error {
+			all, err := tx.ImagesChanged(0, time.Unix(0, 0))
+			for _, i := range all {
+				if !i.DeletedAt.IsZero() {
+					rows++
+				}
+			}
+			return err
+		})
+		return len(page.Images), rows
+	}
+	if list, _ := tombstones(); list != daemon.MaxTombstones {
+		t.Errorf("%d tombstones are listed", list)
+	}
+	v, _, err := b.AddImage(t.Context(), alice, daemon.NewImage{Name: "n", Metadata: map[string]string{"k": "v"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The one that a capsule was made from stays, and is no more than the others to whoever lists them.
+	if list, rows := tombstones(); list != daemon.MaxTombstones || rows != daemon.MaxTombstones+1 {
+		t.Errorf("%d tombstones are listed, of %d", list, rows)
+	}
+	if _, err := b.RequestImageDelete(t.Context(), alice, v.ID); err != nil {
+		t.Fatal(err)
+	}
+	if i, err := b.Image(t.Context(), alice, v.ID); err != nil || i.State != daemon.ImageDeleted || len(i.Metadata) != 0 {
+		t.Errorf("%+v, %v", i, err)
+	}
+	b.records(func(tx *store.Tx) error {
+		i, err := tx.ImageEver(v.ID)
+		if len(i.Metadata) != 0 {
+			t.Errorf("%v is left in the records", i.Metadata)
+		}
+		return err
+	})
+	b.settled()
 }

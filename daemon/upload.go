@@ -189,7 +189,7 @@ func (d *Daemon) FinishImage(ctx context.Context, c Caller, id string) (op Opera
 	switch {
 	case err != nil:
 		return op, err
-	case u == nil:
+	case u == nil || u.Received == 0:
 		return op, errorf(Conflict, "nothing of image %s is here: send its bytes from offset 0", id)
 	case image.AskedBytes >= 0 && u.Received != image.AskedBytes:
 		return op, errorf(Conflict, "%d bytes of image %s are here, and %d were announced: go on there", u.Received, id, image.AskedBytes)

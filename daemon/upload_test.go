@@ -187,3 +187,23 @@ func TestSendersTakeTurns(t *testing.T) {
 		t.Error("the upload was not dropped")
 	}
 }
+
+// TestNothingSent: an upload without a byte is no image that never came: what is missing can still be sent.
+func TestNothingSent(t *testing.T) {
+	b := newBench(t, nil)
+	i, _, err := b.AddImage(t.Context(), alice, daemon.NewImage{Name: "n", Bytes: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.AppendImage(t.Context(), alice, i.ID, -1, strings.NewReader("")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.FinishImage(t.Context(), alice, i.ID); code(err) != daemon.Conflict {
+		t.Errorf("finished without a byte: %v", err)
+	}
+	if _, err := b.AppendImage(t.Context(), alice, i.ID, 0, strings.NewReader("QFI x")); err != nil {
+		t.Fatal(err)
+	}
+	b.succeed(b.FinishImage(t.Context(), alice, i.ID))
+	b.settled()
+}

@@ -302,6 +302,9 @@ func TestKeys(t *testing.T) {
 	if _, err := s.Files(t.Context(), keyA); !errors.Is(err, imagestore.ErrNotFound) {
 		t.Error(err)
 	}
+	if got, err := s.Digests(t.Context()); err != nil || len(got) != 1 || got[0] != img.Digest {
+		t.Errorf("%v, %v", got, err)
+	}
 	f := clone(t, s, keyA, img.Digest)
 	if got, want := s.SerialLog(keyA), filepath.Join(filepath.Dir(f.Path), "serial.log"); got != want {
 		t.Errorf("%q, want %q", got, want)

@@ -17,3 +17,18 @@ func (s *Store) Keys(context.Context) ([]string, error) {
 	}
 	return keys, nil
 }
+
+// Digests lists the images that there are, whether or not a record names them.
+func (s *Store) Digests(context.Context) ([]Digest, error) {
+	names, err := s.images.names()
+	if err != nil {
+		return nil, failed("digests", s.opt.Dir, err)
+	}
+	var digests []Digest
+	for _, name := range names {
+		if d, ok := parseImageName(name); ok {
+			digests = append(digests, d)
+		}
+	}
+	return digests, nil
+}

@@ -10,9 +10,9 @@ import (
 
 // Family is the codec of one family of paths. Its methods may be called at the same time.
 type Family interface {
-	// Speaks says whether a path is this family's. No path is two families'.
+	// Speaks says whether a path is this family's, as it was sent: not decoded. No path is two families'.
 	Speaks(path string) bool
-	// Open says whether a request needs no identity: a version document.
+	// Open says whether a request needs no identity: a version document. The path is not decoded.
 	Open(method, path string) bool
 	// Serve answers a request, or says why not with a [*Refusal] or a *daemon.Error; any other error is internal.
 	Serve(*Request) (Reply, error)

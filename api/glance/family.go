@@ -6,6 +6,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -99,7 +100,7 @@ var routes = map[string]map[string]handler{
 	"v2/metadefs/resource_types": {"GET": (*Family).resourceTypes},
 }
 
-// find matches a path, segment by segment; no two routes match the same.
+// find matches a path, segment by segment, and decodes what callers name; no two routes match the same.
 func find(path string) (pattern string, args []string, ok bool) {
 	parts := strings.Split(path, "/")
 	for pattern := range routes {
@@ -117,7 +118,11 @@ func match(want, parts []string) (args []string, ok bool) {
 	for n, segment := range want {
 		switch {
 		case segment == "*" && parts[n] != "":
-			args = append(args, parts[n])
+			arg, err := url.PathUnescape(parts[n])
+			if err != nil {
+				return nil, false
+			}
+			args = append(args, arg)
 		case segment != parts[n]:
 			return nil, false
 		}
@@ -127,7 +132,7 @@ func match(want, parts []string) (args []string, ok bool) {
 
 // Serve answers a request.
 func (f *Family) Serve(r *dialect.Request) (dialect.Reply, error) {
-	pattern, args, ok := find(relative(r.URL.Path))
+	pattern, args, ok := find(relative(r.URL.EscapedPath()))
 	if !ok {
 		return dialect.Reply{}, dialect.Refuse(http.StatusNotFound, daemon.NotFound, "there is nothing at this path")
 	}

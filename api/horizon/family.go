@@ -67,7 +67,7 @@ var routes = map[string]map[string]handler{
 // Serve answers a request. What can be seen comes in this order: identity, route, X-Requested-With, body.
 func (f *Family) Serve(r *dialect.Request) (dialect.Reply, error) {
 	c := &call{Request: r}
-	path := strings.TrimSuffix(strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, prefix), "/"), "/")
+	path := strings.TrimSuffix(strings.TrimPrefix(strings.TrimPrefix(r.URL.EscapedPath(), prefix), "/"), "/")
 	parts := strings.Split(path, "/")
 	if len(parts) > 1 && parts[0] == "images" && parts[1] != "" {
 		c.id, parts[1] = parts[1], "*"

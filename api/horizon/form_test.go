@@ -122,14 +122,14 @@ func TestFormGivesUp(t *testing.T) {
 	for _, verb := range []string{"AppendImage", "FinishImage"} {
 		w := newWorld(t)
 		w.daemon.Fail(verb, &daemon.Error{Code: daemon.Exhausted, Message: "no room"})
-		expect(t, w.post(form("name", "n", "data", "x")), 413, "no room")
+		expect(t, w.post(form("name", "n", "protected", "true", "data", "x")), 413, "no room")
 		if left := w.daemon.Living(); len(left) != 0 {
 			t.Errorf("%s: %v are left behind", verb, left)
 		}
 	}
 	w := newWorld(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	start := form("name", "n", "data", "x")
+	start := form("name", "n", "protected", "true", "data", "x")
 	r := httptest.NewRequestWithContext(ctx, "POST", "/api/glance/images", io.MultiReader(strings.NewReader(start[:len(start)-5]), &broken{cancel}))
 	r.Header.Set("Content-Type", kind)
 	r.Header.Set("X-Auth-Token", "alice")

@@ -98,11 +98,12 @@ func TestUnknownPaths(t *testing.T) {
 	w := newWorld(t)
 	id := w.active(daemon.Image{})
 	for _, path := range []string{"", "/", "/image/", "/images//", "/images/" + id + "//", "/images/" + id + "/meta/", "/images/" + id + "/properties/x/", "/metadefs/",
-		"/metadefs/objects/", "/version/x", "/images/" + id + "/actions/deactivate", "/images/" + id + "/actions/reactivate", "/images/*/x", "/images/a%2Fb%2Fc/"} {
+		"/metadefs/objects/", "/version/x", "/images/" + id + "/actions/deactivate", "/images/" + id + "/actions/reactivate", "/images/*/x"} {
 		for _, method := range []string{"GET", "POST", "TRACE"} {
 			expect(t, w.ajax(method, "/api/glance"+path, ""), 404, "")
 		}
 	}
+	expect(t, w.ajax("GET", "/api/glance/images/a%2Fb%2Fc/", ""), 404, "no image")
 }
 
 func TestWrongMethods(t *testing.T) {

@@ -3,6 +3,7 @@ package keystone
 import (
 	"encoding/json"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -105,13 +106,14 @@ func routeOf(method, path string) *route {
 
 // Serve answers a request.
 func (f *Family) Serve(req *dialect.Request) (dialect.Reply, error) {
-	if r := routeOf(req.Method, req.URL.Path); r != nil {
+	path := req.URL.EscapedPath()
+	if r := routeOf(req.Method, path); r != nil {
 		req.Route = r.method + " " + prefix + r.path
 		return r.serve(f, req)
 	}
 	var allowed []string
 	for _, method := range []string{http.MethodDelete, http.MethodGet, http.MethodHead, http.MethodPost} {
-		if routeOf(method, req.URL.Path) != nil {
+		if routeOf(method, path) != nil {
 			allowed = append(allowed, method)
 		}
 	}
@@ -149,7 +151,7 @@ func (f *Family) Fault(req *dialect.Request, no *dialect.Refusal) dialect.Reply 
 	}
 	h := http.Header{}
 	if status == http.StatusUnauthorized {
-		h.Set("WWW-Authenticate", `Keystone uri="`+req.Base+prefix+`"`)
+		h.Set("WWW-Authenticate", "Keystone uri="+strconv.Quote(req.Base+prefix))
 	}
 	if no.Code == daemon.Unavailable {
 		h.Set("Retry-After", "5")

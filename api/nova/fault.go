@@ -3,6 +3,7 @@ package nova
 import (
 	"crypto/sha256"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/google/uuid"
@@ -72,7 +73,7 @@ func (f *Family) Fault(req *dialect.Request, no *dialect.Refusal) dialect.Reply 
 		h.Set("Retry-After", retry)
 	}
 	if status == http.StatusUnauthorized {
-		h.Set("WWW-Authenticate", `Keystone uri="`+req.Base+`/identity"`)
+		h.Set("WWW-Authenticate", "Keystone uri="+strconv.Quote(req.Base+"/identity"))
 	}
 	message := no.Message
 	// Without the word, clients take a 413 for a limit of rate, and try again (images contract, section 4.3).

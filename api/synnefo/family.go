@@ -51,8 +51,7 @@ func (f *family) Speaks(path string) bool {
 	return document || strings.HasPrefix(path, f.path+"/")
 }
 
-// Open lets everybody read the version documents, and nothing else. A path that only decodes to one of them is open
-// and has no call.
+// Open lets everybody read the version documents, and nothing else.
 func (f *family) Open(method, path string) bool {
 	_, document := f.documents[path]
 	return document && method == http.MethodGet

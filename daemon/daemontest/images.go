@@ -402,14 +402,14 @@ func (d *Images) RequestImageDelete(ctx context.Context, c daemon.Caller, id str
 		return daemon.Image{}, err
 	}
 	switch {
-	case k.Protected:
+	case k.Protected && k.State != daemon.ImagePending:
 		return k.Image, no(daemon.Forbidden, "image %s is protected", id)
 	case k.State == daemon.ImagePending && k.busy != "":
 		return k.Image, no(daemon.Conflict, "image %s is %s", id, k.State)
 	case k.State == daemon.ImageActive:
 		k.State = daemon.ImageDeletePending
 	default:
-		k.State, k.Name, k.data = daemon.ImageDeleted, "", nil
+		k.State, k.Name, k.Metadata, k.data = daemon.ImageDeleted, "", map[string]string{}, nil
 	}
 	k.UpdatedAt = d.tick()
 	return k.Image, nil

@@ -117,6 +117,11 @@ func (t *Tx) ImageEver(id string) (Image, error) {
 	return first(t, scanImage, imageQuery+`WHERE id = ?`, id)
 }
 
+// ImagesEver counts the records of images, deleted ones too.
+func (t *Tx) ImagesEver() (int, error) {
+	return first(t, func(s scanner) (n int, err error) { return n, s.Scan(&n) }, `SELECT count(*) FROM images`)
+}
+
 // Images reads every record that is not deleted, oldest first.
 func (t *Tx) Images() ([]Image, error) {
 	return all(t, scanImage, imageQuery+`WHERE deleted_at IS NULL ORDER BY created_at, id`)
@@ -150,12 +155,20 @@ func (t *Tx) PutImage(i Image, at time.Time) error {
 		peers, stamp(i.DeletedAt), stamp(at), i.ID, i.Version)
 }
 
-// BuryImage marks a record deleted, whatever it was read as: its name and its quota are free, its password is destroyed,
-// and its cause says why when it failed. The row stays, for the capsules that were made from it. ErrNotFound when it is
-// deleted already.
+// BuryImage marks a record deleted, whatever it was read as: its name and its quota are free, its password and its metadata
+// are destroyed, and its cause says why when it failed. The row stays, for the capsules that were made from it.
+// ErrNotFound when it is deleted already.
 func (t *Tx) BuryImage(id string, state ImageState, cause string, at time.Time) error {
 	return t.one(ErrNotFound, `UPDATE images SET state = ?1, cause = ?2, deleted_at = ?3, updated_at = max(updated_at, ?3), charged = 0, login_password = '',
-		upload = '', version = `+nextVersion+` WHERE id = ?4 AND deleted_at IS NULL`, state, cause, stamp(at), id)
+		metadata = '{}', upload = '', version = `+nextVersion+` WHERE id = ?4 AND deleted_at IS NULL`, state, cause, stamp(at), id)
+}
+
+// ForgetImages removes the records of an owner's deleted images, but for the newest so many and those that capsules were
+// made from. It is called after a change in the same transaction: the greatest version must not be one that is removed.
+func (t *Tx) ForgetImages(owner string, keep int) error {
+	_, err := t.exec(`DELETE FROM images WHERE id IN (SELECT id FROM images WHERE owner = ? AND deleted_at IS NOT NULL
+		ORDER BY created_at DESC, id DESC LIMIT -1 OFFSET ?) AND id NOT IN (SELECT image_id FROM capsules)`, owner, keep)
+	return err
 }
 
 // DigestUsers counts the living images that have a digest.

@@ -127,7 +127,7 @@ func TestBadImages(t *testing.T) {
 		{4, "an image named", []string{"--name", "guest", h.guest.Qcow2}},
 		{9, "name", []string{"--name", "", h.guest.Qcow2}},
 		{9, "name", []string{"--name", "a\x1b[2Jb", h.guest.Qcow2}},
-		{9, "name", []string{"--name", strings.Repeat("a", 129), h.guest.Qcow2}},
+		{9, "name", []string{"--name", strings.Repeat("a", 256), h.guest.Qcow2}},
 		{9, "name", []string{"--name", uuid.NewString(), h.guest.Qcow2}},
 		{9, "path", []string{"--name", "bad", "/srv/a\nb"}},
 		{9, "path", []string{"--name", "bad", "/" + strings.Repeat("a", 5000)}},
@@ -136,7 +136,7 @@ func TestBadImages(t *testing.T) {
 		h.complaint(t, row.status, []string{row.name}, append([]string{"image", "add"}, row.args...)...)
 	}
 	for body, words := range map[string]string{
-		`{"name":"bad","path":"guest.qcow2"}`: "path", `{"name":"bad","path":"../guest.qcow2"}`: "path", `{"name":"bad"}`: "path", `{"path":"/x"}`: "name", `{`: "JSON",
+		`{"name":"bad","path":"guest.qcow2"}`: "path", `{"name":"bad","path":"../guest.qcow2"}`: "path", `{"path":"/x"}`: "name", `{`: "JSON",
 		`{"name":"bad","path":"/x\u0000"}`: "path", `{"name":"bad","path":1}`: "path", `{"name":"bad","name":"bad","path":"/x"}`: "name", `{"Name":"bad","path":"/x"}`: "Name",
 	} {
 		problem(t, h.ask(t, request{over: "unix", path: "/v1/images", header: http.Header{"Content-Type": {"application/json"}}, body: body}), 400, "invalid", words)
