@@ -53,7 +53,7 @@ type request struct {
 
 func (h *host) ask(t *testing.T, r request) answer {
 	t.Helper()
-	base, client := "http://127.0.0.1:18080", &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	base, client := "http://127.0.0.1:18080", &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, ExpectContinueTimeout: patience}}
 	if r.over == "unix" {
 		base, client = "http://capsuled", h.Client()
 	}

@@ -108,10 +108,11 @@ func (h *host) awaitImage(tok, name, more string) string {
 	return read[wire.Image](h.t, h.call(tok, 201, "POST", "/v1/images", fmt.Sprintf(`{"name":%q%s}`, name, more))).ID
 }
 
-// put sends bytes of an image to where they belong.
+// put sends bytes of an image to where they belong, once the daemon wants them: who is refused while it sends may find the
+// connection reset before it reads why.
 func (h *host) put(tok string, want int, id, query string, offset int, body []byte) answer {
 	h.t.Helper()
-	header := []string{"Content-Type", "application/octet-stream"}
+	header := []string{"Content-Type", "application/octet-stream", "Expect", "100-continue"}
 	if offset >= 0 {
 		header = append(header, wire.UploadOffsetHeader, strconv.Itoa(offset))
 	}
@@ -139,7 +140,11 @@ func (h *host) becomes(tok, id, state string) (image wire.Image) {
 	defer cancel()
 	if err := rig.Until(ctx, func() error {
 		if image = read[wire.Image](h.t, h.call(tok, 200, "GET", "/v1/images/"+id, "")); image.State != state {
-			return fmt.Errorf("image %s is %s (%s), and should become %s", id, image.State, image.Cause, state)
+			err := fmt.Errorf("image %s is %s (%s), and should become %s", id, image.State, image.Cause, state)
+			if image.State == "ERROR" {
+				return rig.Final(err)
+			}
+			return err
 		}
 		return nil
 	}); err != nil {
