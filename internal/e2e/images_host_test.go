@@ -172,17 +172,24 @@ func (h *host) room(tok string) (n int) {
 	return n
 }
 
-// kept wants that the store holds so many images, and nothing on the way.
+// kept wants that what is under way ends, and that the store then holds so many images, and nothing on the way.
 func (h *host) kept(images int) {
 	h.t.Helper()
+	ctx, cancel := context.WithTimeout(h.t.Context(), patience)
+	defer cancel()
+	if err := rig.Until(ctx, func() error {
+		for _, op := range h.operations(h.t) {
+			if op.State == "running" {
+				return fmt.Errorf("still under way: %+v", op)
+			}
+		}
+		return nil
+	}); err != nil {
+		h.t.Fatal(err)
+	}
 	for pattern, want := range map[string]int{"images/*.*": images, "images/incoming/*": 0} {
 		if files, err := filepath.Glob(filepath.Join(h.dir, pattern)); err != nil || len(files) != want {
 			h.t.Errorf("%s: %v, %v; want %d", pattern, files, err, want)
-		}
-	}
-	for _, op := range h.operations(h.t) {
-		if op.State == "running" {
-			h.t.Errorf("still under way: %+v", op)
 		}
 	}
 }
