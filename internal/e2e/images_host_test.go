@@ -1,20 +1,18 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
-	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/capsuled/capsuled/api/wire"
@@ -209,48 +207,50 @@ func digestOf(b []byte) string {
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
-// hold stops the first program of the image store's that a daemon starts on behalf of do. What it returns lets that one go on.
-func (h *host) hold(do func()) (release func()) {
-	h.t.Helper()
-	programs := []string{"qemu-img", "e2fsck", "debugfs", "tune2fs"}
-	tasks := fmt.Sprintf("/proc/%d/task/*/children", h.Pid())
-	do()
-	held := 0
-	ctx, cancel := context.WithTimeout(h.t.Context(), patience)
-	defer cancel()
-	for held == 0 && ctx.Err() == nil {
-		lists, _ := filepath.Glob(tasks)
-		for _, list := range lists {
-			b, _ := os.ReadFile(list)
-			for _, pid := range bytes.Fields(b) {
-				name, _ := os.ReadFile("/proc/" + string(pid) + "/comm")
-				if n, _ := strconv.Atoi(string(pid)); held == 0 && slices.Contains(programs, strings.TrimSpace(string(name))) && halt(n) {
-					held = n
-				}
-			}
-		}
+// gate is before every qemu-img that the image store of a daemon runs. It is open until somebody holds it.
+type gate struct{ program, closed string }
+
+// newGate makes one for the daemons that the test starts from now on.
+func newGate(t *testing.T) *gate {
+	t.Helper()
+	dir, err := os.MkdirTemp("/run", "gate") // nobody, as whom the program runs, can enter it
+	if err != nil {
+		t.Fatal(err)
 	}
-	if held == 0 {
-		h.t.Fatal("none of the image store's programs was met")
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	real, err := exec.LookPath("qemu-img")
+	if err != nil {
+		t.Fatal(err)
 	}
-	release = func() { _ = syscall.Kill(held, syscall.SIGCONT) }
-	h.t.Cleanup(release)
-	return release
+	g := &gate{filepath.Join(dir, "qemu-img"), filepath.Join(dir, "closed")}
+	script := fmt.Sprintf("#!/bin/sh\nwhile [ -e %s ]; do sleep 0.05; done\nexec %s \"$@\"\n", g.closed, real)
+	if err := errors.Join(os.WriteFile(g.program, []byte(script), 0o755), os.Chmod(g.program, 0o755), os.Chmod(dir, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	return g
 }
 
-// halt stops a process, and says whether it stands still rather than that it has ended.
-func halt(pid int) bool {
-	for syscall.Kill(pid, syscall.SIGSTOP) == nil {
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		_, state, ok := strings.Cut(string(stat), ") ")
-		if err != nil || !ok || state[0] == 'Z' {
-			return false
-		}
-		if state[0] == 'T' {
-			return true
-		}
+// hold closes the gate, does what comes to it, and returns when it has. Then release opens it.
+func (g *gate) hold(t *testing.T, do func()) (release func()) {
+	t.Helper()
+	if err := os.WriteFile(g.closed, nil, 0o644); err != nil {
+		t.Fatal(err)
 	}
-	return false
+	release = func() { _ = os.Remove(g.closed) }
+	t.Cleanup(release)
+	do()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := rig.Until(ctx, func() error {
+		if out, err := command(t, "pgrep", "-u", "nobody", "-f", g.program); err != nil {
+			return fmt.Errorf("nothing came to the gate: %w %s", err, out)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return release
 }
 
 // share asks for an image of a capsule in the capsule dialect.

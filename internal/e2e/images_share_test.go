@@ -44,7 +44,8 @@ func burden() string {
 // TestShareCapsule makes images of a capsule that somebody worked in: what each dialect says meanwhile, what travels, what
 // may not be shared, and what remains when an image goes.
 func TestShareCapsule(t *testing.T) {
-	h := startHost(t, "quota.images = 3")
+	g := newGate(t)
+	h := startHost(t, "quota.images = 3", `secure.mount_wait = "5s"`)
 	base := h.image()
 	alice := as(t, "alice")
 	id := h.aliceCapsule(base)
@@ -58,7 +59,7 @@ func TestShareCapsule(t *testing.T) {
 	h.ctl("stop", "--wait", id) // what was written before is in the journal of its file system: nobody unmounted it
 	h.shareRefused(id)
 
-	image := h.shareWatched(id)
+	image := h.shareWatched(g, id)
 	if n := h.room(alice); n != 2 {
 		t.Errorf("with one image there is room for %d more, and the quota is 3", n)
 	}
@@ -119,11 +120,11 @@ func (h *host) shareRefused(id string) {
 }
 
 // shareWatched shares a capsule and looks at it through every dialect before, while and after its disk is copied.
-func (h *host) shareWatched(id string) wire.Image {
+func (h *host) shareWatched(g *gate, id string) wire.Image {
 	t, alice := h.t, as(h.t, "alice")
 	t.Helper()
 	var a answer
-	release := h.hold(func() { a = h.share(alice, id, "shared", "false") })
+	release := g.hold(t, func() { a = h.share(alice, id, "shared", "false") })
 	info := read[wire.ImageInfo](t, a)
 	if a.status != 200 || info.ImageStatus != "SHARE_PENDING" || info.ImageName != "shared" || info.Owner != "alice" || info.SourceVM == nil || *info.SourceVM != id || info.Public {
 		t.Fatalf("shareimage: %d %s", a.status, a.body)

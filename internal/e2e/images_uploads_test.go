@@ -96,6 +96,7 @@ func (h *host) crash() {
 
 // TestUploads sends images, in ways in which that goes wrong.
 func TestUploads(t *testing.T) {
+	g := newGate(t)
 	h := startHost(t, "quota.images = 10")
 	alice := as(t, "alice")
 	for _, part := range []struct {
@@ -103,7 +104,7 @@ func TestUploads(t *testing.T) {
 		test func(*host, string)
 	}{
 		{"cut", (*host).uploadCut}, {"not what was announced", (*host).uploadOther}, {"two at once", (*host).uploadTwice},
-		{"killed", (*host).uploadKilled}, {"capsulectl", (*host).uploadByCtl}, {"damaged", (*host).verifyDamage},
+		{"killed", func(h *host, tok string) { h.uploadKilled(g, tok) }}, {"capsulectl", (*host).uploadByCtl}, {"damaged", (*host).verifyDamage},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			h := h.within(t)
@@ -238,7 +239,7 @@ func (h *host) uploadTwice(alice string) {
 	}
 }
 
-func (h *host) uploadKilled(alice string) {
+func (h *host) uploadKilled(g *gate, alice string) {
 	t, whole := h.t, disk(4*mib)
 	id := h.awaitImage(alice, "killed", fmt.Sprintf(`,"digest":%q`, digestOf(whole)))
 	h.put(alice, 200, id, "", 0, whole[:mib])
@@ -254,7 +255,7 @@ func (h *host) uploadKilled(alice string) {
 	// While the bytes are looked at.
 	id = h.awaitImage(alice, "inspected", "")
 	var a answer
-	release := h.hold(func() { a = h.put(alice, 202, id, "?finish=true", 0, disk(2*mib)) })
+	release := g.hold(t, func() { a = h.put(alice, 202, id, "?finish=true", 0, disk(2*mib)) })
 	h.crash()
 	release()
 	if op := h.ended(operationOf(a)); op.State != "succeeded" {
@@ -265,7 +266,7 @@ func (h *host) uploadKilled(alice string) {
 
 	// While a capsule is shared.
 	capsule := h.aliceCapsule(h.image())
-	release = h.hold(func() { a = h.share(alice, capsule, "share", "false") })
+	release = g.hold(t, func() { a = h.share(alice, capsule, "share", "false") })
 	h.crash()
 	release()
 	h.wait(a)
@@ -277,7 +278,7 @@ func (h *host) uploadKilled(alice string) {
 
 	// One whose bytes do not survive: the file was removed meanwhile.
 	file := h.file("vanishes", 64*mib)
-	release = h.hold(func() { id = h.ctl("image", "add", "--name", "vanishes", "--wait=false", file) })
+	release = g.hold(t, func() { id = h.ctl("image", "add", "--name", "vanishes", "--wait=false", file) })
 	h.Kill()
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
