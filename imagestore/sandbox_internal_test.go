@@ -79,6 +79,22 @@ func TestSandboxBounds(t *testing.T) {
 			t.Error(bad, err)
 		}
 	})
+	t.Run("threads", func(t *testing.T) { // as many as qemu-img converts with
+		f, _ := hostile(t, `exec python3 -c '
+import ctypes, threading
+malloc = ctypes.CDLL("libc.so.6").malloc
+all = threading.Barrier(65)
+def work():
+    malloc(1000)
+    all.wait()
+threads = [threading.Thread(target=work, daemon=True) for _ in range(64)]
+for t in threads: t.start()
+all.wait()
+'`)
+		if _, err := sandboxed(t.Context(), f, "convert"); err != nil {
+			t.Error(err)
+		}
+	})
 	t.Run("cancel", func(t *testing.T) {
 		f, dir := hostile(t, `echo > /dev/null; exec sleep infinity`)
 		ctx, cancel := context.WithCancel(t.Context())

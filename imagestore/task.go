@@ -21,10 +21,13 @@ const (
 	sandboxSeconds = 60    // of processor time
 	sandboxTimeout = 3 * time.Minute
 	sandboxMemory  = 1 << 30 // of address space
+	sandboxStack   = 2 << 20 // of each thread
 	outputLimit    = 1 << 20
-
-	sandboxPath = "PATH=/usr/sbin:/usr/bin:/sbin:/bin"
 )
+
+// sandboxEnvironment is all that a task has of one. qemu-img converts with up to 64 threads: with an arena of malloc's for
+// each of them, and stacks as large as the machine's, they would not fit into sandboxMemory, and it would abort.
+var sandboxEnvironment = []string{"LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "MALLOC_ARENA_MAX=1"}
 
 // task is a program that reads bytes nobody vouches for. It runs as nobody, with no network, with limits on time and
 // memory, and knows its files as descriptors only: all that it can reach by name is what everybody can.
@@ -53,11 +56,11 @@ func (t task) run(ctx context.Context) ([]byte, error) {
 	limited, cancel := context.WithTimeout(ctx, sandboxTimeout+3*time.Duration(t.bytes>>24)*time.Second)
 	defer cancel()
 	argv := append([]string{
-		fmt.Sprintf("--cpu=%d", t.seconds()), fmt.Sprintf("--as=%d", sandboxMemory),
+		fmt.Sprintf("--cpu=%d", t.seconds()), fmt.Sprintf("--as=%d", sandboxMemory), fmt.Sprintf("--stack=%d", sandboxStack),
 		fmt.Sprintf("--fsize=%d", t.grow), "--core=0", "--nofile=64", "--", program,
 	}, t.args...)
 	cmd := exec.CommandContext(limited, "prlimit", argv...)
-	cmd.Dir, cmd.Env = "/", []string{"LC_ALL=C", sandboxPath}
+	cmd.Dir, cmd.Env = "/", sandboxEnvironment
 	cmd.ExtraFiles = t.files
 	if t.input != "" {
 		cmd.Stdin = strings.NewReader(t.input)

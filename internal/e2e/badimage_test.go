@@ -206,7 +206,7 @@ func TestImageNotToBeUsed(t *testing.T) {
 	}
 	pending := o.ctl("image", "add", "--name", "endless", "--public", "--wait=false", file)
 	refused(t, o.post(alice, "/createvm", o.form("imageid", pending)), 400, "conflict", "SHARE_PENDING")
-	o.complaint(t, 4, []string{"SHARE_PENDING"}, "image", "delete", "--yes", pending)
+	o.complaint(t, 4, []string{"image-add has been under way"}, "image", "delete", "--yes", pending)
 	o.complaint(t, 4, []string{"endless"}, "image", "add", "--name", "endless", o.guest.Qcow2)
 	if err := errors.Join(o.Stop(), os.Remove(file)); err != nil {
 		t.Fatal(err)
