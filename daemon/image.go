@@ -137,9 +137,9 @@ type ImageQuery struct {
 	Limit     int    // 0 for no limit
 }
 
-// ImagePage is a part of a list of images.
+// ImagePage is a part of a list of images. They are those of the catalog, for everybody who asks: nobody writes to them.
 type ImagePage struct {
-	Images []Image
+	Images []*Image
 	More   bool // there are more after these
 }
 

@@ -32,7 +32,7 @@ func (c *call) page(path string, each int, show func(*links, []byte, *daemon.Ima
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = show(links, b, &found.Images[i])
+		b = show(links, b, found.Images[i])
 	}
 	b = append(b, ']')
 	if n := len(found.Images); n > 0 && n == l.Limit {
