@@ -82,6 +82,7 @@ func (s *snapshot) with(changed []store.Image, version int64, oldest time.Time) 
 	for _, r := range changed {
 		next.version = max(next.version, r.Version)
 		i, known := publicImage(r), next.byID[r.ID] != nil
+		i.derived = &sync.Map{}
 		if !known && !r.DeletedAt.IsZero() && r.DeletedAt.Before(oldest) {
 			continue
 		}

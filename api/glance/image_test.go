@@ -141,7 +141,7 @@ func TestCreate(t *testing.T) {
 	got, _, _ := w.daemon.Peek(id)
 	want := daemon.Image{ID: id, Name: "n", Description: "d", State: daemon.ImagePending, Visibility: daemon.Shared, Protected: true, Owner: "alice", Format: "qcow2", MinDiskGB: 1,
 		MinRAMMB: 2, Metadata: map[string]string{"tags": `["a","☐"]`, "os_hidden": "true", "hw_vif_model": "virtio", "☐": ""}}
-	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(daemon.Image{}, "CreatedAt", "UpdatedAt")); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(daemon.Image{}, "CreatedAt", "UpdatedAt"), cmpopts.IgnoreUnexported(daemon.Image{})); diff != "" {
 		t.Error(diff)
 	}
 	expect(t, w.ask("POST", "/v2/images", `{"name":null,"disk_format":null,"container_format":null,"owner":null}`), 201, "")

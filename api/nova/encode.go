@@ -61,17 +61,8 @@ func (l *links) core(b []byte, img *daemon.Image) []byte {
 
 // detail writes all that Nova has of an image, and nothing else: clients that check schemas refuse more.
 func (l *links) detail(b []byte, img *daemon.Image) []byte {
-	status, progress := statusOf(img)
-	b = append(append(l.core(b, img), `,"status":"`...), status...)
-	b = appendInt(append(b, `","progress":`...), int64(progress))
-	b = appendTime(append(b, `,"created":`...), img.CreatedAt)
-	b = appendTime(append(b, `,"updated":`...), img.UpdatedAt)
-	b = appendInt(append(b, `,"minDisk":`...), int64(img.MinDiskGB))
-	b = appendInt(append(b, `,"minRam":`...), int64(img.MinRAMMB))
-	b = appendInt(append(b, `,"OS-EXT-IMG-SIZE:size":`...), img.FileBytes)
-	if value, ok := img.Metadata["auto_disk_config"]; ok {
-		b = appendString(append(b, `,"OS-DCF:diskConfig":`...), diskConfig(value))
-	}
+	fields := img.Derived(fieldsKey{}, encodeFields).(*fields)
+	b = append(l.core(b, img), fields.before...)
 	if img.SourceCapsule != "" {
 		b = append(b, `,"server":{"id":"`...)
 		from := len(b)
@@ -81,8 +72,31 @@ func (l *links) detail(b []byte, img *daemon.Image) []byte {
 		b = append(append(b, l.serverBookmark...), b[from:to]...)
 		b = append(b, `"}]}`...)
 	}
-	b = appendItems(append(b, `,"metadata":`...), img.Metadata)
-	return append(b, '}')
+	return append(b, fields.after...)
+}
+
+// fields are the texts of what does not depend on how the caller reached this server, before and after the link to the
+// capsule. Most of what a page of details costs is to make them, so it is done once for an image.
+type fields struct{ before, after []byte }
+
+type fieldsKey struct{}
+
+func encodeFields(img *daemon.Image) any {
+	status, progress := statusOf(img)
+	b := append(append(make([]byte, 0, 512), `,"status":"`...), status...)
+	b = appendInt(append(b, `","progress":`...), int64(progress))
+	b = appendTime(append(b, `,"created":`...), img.CreatedAt)
+	b = appendTime(append(b, `,"updated":`...), img.UpdatedAt)
+	b = appendInt(append(b, `,"minDisk":`...), int64(img.MinDiskGB))
+	b = appendInt(append(b, `,"minRam":`...), int64(img.MinRAMMB))
+	b = appendInt(append(b, `,"OS-EXT-IMG-SIZE:size":`...), img.FileBytes)
+	if value, ok := img.Metadata["auto_disk_config"]; ok {
+		b = appendString(append(b, `,"OS-DCF:diskConfig":`...), diskConfig(value))
+	}
+	before := len(b)
+	b = append(appendItems(append(b, `,"metadata":`...), img.Metadata), '}')
+	b = slices.Clone(b) // without what was too much
+	return &fields{b[:before:before], b[before:]}
 }
 
 // statusOf is a state as it is shown (images contract, section 3).
