@@ -78,7 +78,7 @@ func TestLife(t *testing.T) {
 		}
 		expect(t, w.ask(gone[0], path+gone[1], body), 404, "")
 	}
-	if a := w.ask("GET", "/v2/images", ""); a.Body != `{"first":"/v2/images","images":[],"schema":"/v2/schemas/images"}` {
+	if a := w.ask("GET", "/v2/images", ""); a.Body != `{"images":[],"first":"/v2/images","schema":"/v2/schemas/images"}` {
 		t.Errorf("what is deleted is listed: %s", a.Body)
 	}
 	expect(t, w.ask("DELETE", "/v2/images/"+w.active(daemon.Image{Protected: true}), ""), 403, "protected")
