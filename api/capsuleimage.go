@@ -113,7 +113,7 @@ func (s *Server) imageInfos(r *http.Request, c daemon.Caller, q daemon.ImageQuer
 	if err != nil {
 		return reply{}, err
 	}
-	return reply{body: wire.ImageInfoList{ImageInfo: each(found.Images, imageInfo)}}, nil
+	return reply{body: wire.ImageInfoList{ImageInfo: each(found.Images, shown(imageInfo))}}, nil
 }
 
 func (s *Server) getImage(_ http.ResponseWriter, r *http.Request, c daemon.Caller) (reply, error) {

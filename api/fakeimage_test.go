@@ -91,7 +91,8 @@ func (f *fakeDaemon) FindImages(ctx context.Context, c daemon.Caller, q daemon.I
 		case q.Limit > 0 && len(page.Images) == q.Limit:
 			page.More = true
 		default:
-			page.Images = append(page.Images, img.Image)
+			shown := img.Image
+			page.Images = append(page.Images, &shown)
 		}
 	}
 	if !seen {

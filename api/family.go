@@ -52,6 +52,7 @@ func (s *Server) speak(w http.ResponseWriter, r *http.Request, f dialect.Family)
 		s.logFailure(req.Request, p.Status, no.Code, err)
 		s.send(w, req.Request, p)
 	}
+	defer req.Done()
 	p, err := s.ask(req, f)
 	if req.Route != "" {
 		x.route = req.Route

@@ -2,7 +2,10 @@ package api_test
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -93,4 +96,40 @@ func TestHostInChallenge(t *testing.T) {
 			t.Errorf("%s: %d %s", path, a.StatusCode, a.body)
 		}
 	}
+}
+
+// TestRepliesAtOnce: replies are built in buffers that are used again, and each has what was asked for all the same. What is
+// asked for differs by the host, which is in the links.
+func TestRepliesAtOnce(t *testing.T) {
+	h := start(t, nil)
+	token := bearerOf(t, map[string]any{"sub": "alice"})
+	var all sync.WaitGroup
+	for n := range 16 {
+		host := fmt.Sprintf("host-%02d.example.org", n)
+		all.Go(func() {
+			for range 30 {
+				r := request(t, "GET", h.tcpURL+"/v2.1/images/detail", "", token)
+				r.Host = host
+				a := do(t, h.tcp, r)
+				var page struct {
+					Images []struct {
+						Links []struct{ Href string }
+					}
+				}
+				if err := json.Unmarshal([]byte(a.body), &page); err != nil || a.StatusCode != 200 || len(page.Images) == 0 {
+					t.Errorf("%d %v: %s", a.StatusCode, err, a.body)
+					return
+				}
+				for _, i := range page.Images {
+					for _, l := range i.Links {
+						if !strings.HasPrefix(l.Href, "http://"+host+"/") {
+							t.Errorf("%s was answered %s", host, l.Href)
+							return
+						}
+					}
+				}
+			}
+		})
+	}
+	all.Wait()
 }

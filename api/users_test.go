@@ -25,7 +25,7 @@ func (d imageDaemon) FindImages(ctx context.Context, c daemon.Caller, _ daemon.I
 	if err := d.enter(ctx, c); err != nil {
 		return daemon.ImagePage{}, err
 	}
-	return daemon.ImagePage{Images: []daemon.Image{{ID: "00000000-0000-4000-8000-000000000001", Name: "jammy", State: daemon.ImageActive}}}, nil
+	return daemon.ImagePage{Images: []*daemon.Image{{ID: "00000000-0000-4000-8000-000000000001", Name: "jammy", State: daemon.ImageActive}}}, nil
 }
 
 func (d imageDaemon) SetImage(ctx context.Context, c daemon.Caller, _ string, _ daemon.ImageChange) (daemon.Image, error) {

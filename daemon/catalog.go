@@ -20,7 +20,8 @@ const (
 )
 
 // catalog is what the records say of images, in memory: lists of ten thousand are asked for more often than they change.
-// The records stay the truth. Each read asks them whether they have gone on, and nothing has to tell the catalog.
+// The records stay the truth. Each read asks whether they have been written to since, and if so how far they have gone on;
+// nothing has to tell the catalog.
 type catalog struct {
 	store *store.DB
 	now   atomic.Pointer[snapshot]
@@ -30,17 +31,15 @@ type catalog struct {
 // snapshot is the catalog at one version of the records. It never changes.
 type snapshot struct {
 	version int64
+	writes  int64    // of the records, before it was read
 	list    []*Image // newest first: by the time of creation and by id, both descending
 	byID    map[string]*Image
 }
 
 // read is a snapshot that has every change that was on the disk when it was called.
 func (k *catalog) read(ctx context.Context) (*snapshot, error) {
-	version, err := k.store.ImageVersion(ctx)
-	if err != nil {
-		return nil, classify(err)
-	}
-	if s := k.now.Load(); s != nil && s.version >= version {
+	writes := k.store.Writes()
+	if s := k.now.Load(); s != nil && s.writes >= writes {
 		return s, nil
 	}
 	k.mu.Lock()
@@ -48,9 +47,18 @@ func (k *catalog) read(ctx context.Context) (*snapshot, error) {
 	s := k.now.Load()
 	if s == nil {
 		s = &snapshot{}
-	}
-	if s.version >= version && version > 0 { // somebody else did it meanwhile
+	} else if s.writes >= writes { // somebody else did it meanwhile
 		return s, nil
+	}
+	version, err := k.store.ImageVersion(ctx)
+	if err != nil {
+		return nil, classify(err)
+	}
+	if s.version >= version && version > 0 { // something else was written
+		same := *s
+		same.writes = writes
+		k.now.Store(&same)
+		return &same, nil
 	}
 	oldest := time.Now().Add(-tombstonesKept)
 	after := oldest
@@ -65,6 +73,7 @@ func (k *catalog) read(ctx context.Context) (*snapshot, error) {
 		return nil, classify(err)
 	}
 	s = s.with(changed, max(version, s.version), oldest)
+	s.writes = writes
 	k.now.Store(s)
 	return s, nil
 }
@@ -78,6 +87,7 @@ func (s *snapshot) with(changed []store.Image, version int64, oldest time.Time) 
 	for _, r := range changed {
 		next.version = max(next.version, r.Version)
 		i, known := publicImage(r), next.byID[r.ID] != nil
+		i.derived = &sync.Map{}
 		if !known && !r.DeletedAt.IsZero() && r.DeletedAt.Before(oldest) {
 			continue
 		}

@@ -260,3 +260,31 @@ func BenchmarkFindImages(b *testing.B) {
 	})
 	_ = sink
 }
+
+// What is made of an image of the catalog is made once, and again when the image has changed.
+func TestDerived(t *testing.T) {
+	b := newBench(t, nil)
+	id := b.image()
+	made := 0
+	derive := func() any {
+		page, err := b.FindImages(t.Context(), admin, daemon.ImageQuery{})
+		if err != nil || len(page.Images) != 1 {
+			t.Fatal(page, err)
+		}
+		return page.Images[0].Derived("name", func(i *daemon.Image) any { made++; return i.Name })
+	}
+	if first, again := derive(), derive(); first != again || made != 1 {
+		t.Errorf("%v and %v, made %d times", first, again, made)
+	}
+	name := "another"
+	if _, err := b.SetImage(t.Context(), admin, id, daemon.ImageChange{Name: &name}); err != nil {
+		t.Fatal(err)
+	}
+	if got := derive(); got != name || made != 2 {
+		t.Errorf("%v after the change, made %d times", got, made)
+	}
+	var other daemon.Image
+	if got := other.Derived("name", func(i *daemon.Image) any { return i.Name }); got != "" {
+		t.Errorf("%v of an image of no catalog", got)
+	}
+}

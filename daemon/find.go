@@ -48,7 +48,7 @@ func (d *Daemon) FindImages(ctx context.Context, c Caller, q ImageQuery) (ImageP
 	} else if backward {
 		from = len(list)
 	}
-	page := ImagePage{Images: make([]Image, 0, min(cmp.Or(q.Limit, len(list)), len(list)))}
+	page := ImagePage{Images: make([]*Image, 0, min(cmp.Or(q.Limit, len(list)), len(list)))}
 	step := 1
 	if backward {
 		step = -1
@@ -62,7 +62,7 @@ func (d *Daemon) FindImages(ctx context.Context, c Caller, q ImageQuery) (ImageP
 			page.More = true
 			break
 		}
-		page.Images = append(page.Images, *i)
+		page.Images = append(page.Images, i)
 	}
 	return page, nil
 }
@@ -143,7 +143,11 @@ func (f *filter) takes(i *Image) bool {
 // Images lists the images that live and that the caller may list, oldest first.
 func (d *Daemon) Images(ctx context.Context, c Caller) ([]Image, error) {
 	page, err := d.FindImages(ctx, c, ImageQuery{States: []ImageState{ImagePending, ImageActive, ImageDeletePending}, Ascending: true})
-	return page.Images, err
+	all := make([]Image, len(page.Images))
+	for n, i := range page.Images {
+		all[n] = *i
+	}
+	return all, err
 }
 
 // Image reads one image, also one that is on its way out, and a tombstone for as long as these are kept.

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"sync"
 	"time"
 
 	"github.com/capsuled/capsuled/daemon/store"
@@ -98,6 +99,21 @@ type Image struct {
 	CreatedAt     time.Time // microseconds
 	UpdatedAt     time.Time // never goes backwards
 	DeletedAt     time.Time // of a tombstone; else zero
+
+	derived *sync.Map // of an image of the catalog, which never changes: what was made of it; else nil
+}
+
+// Derived is what is made of an image, such as its text in some dialect, and kept for as long as the catalog has the image
+// as it is. The key is a type of the caller's own.
+func (i *Image) Derived(key any, of func(*Image) any) any {
+	if i.derived == nil {
+		return of(i)
+	}
+	v, ok := i.derived.Load(key)
+	if !ok {
+		v, _ = i.derived.LoadOrStore(key, of(i))
+	}
+	return v
 }
 
 // ImageSort names a field that a list of images is sorted by.
@@ -137,9 +153,9 @@ type ImageQuery struct {
 	Limit     int    // 0 for no limit
 }
 
-// ImagePage is a part of a list of images.
+// ImagePage is a part of a list of images. They are those of the catalog, for everybody who asks: nobody writes to them.
 type ImagePage struct {
-	Images []Image
+	Images []*Image
 	More   bool // there are more after these
 }
 

@@ -22,7 +22,7 @@ func TestAnyOrder(t *testing.T) {
 		for n := range 3 {
 			b.machine.urls[fmt.Sprint("https://images.example.org/", n)] = fmt.Sprint("QFI ", n%2) // two have the same bytes
 		}
-		images := func() []daemon.Image {
+		images := func() []*daemon.Image {
 			page, err := b.FindImages(t.Context(), admin, daemon.ImageQuery{ChangedSince: time.Unix(1, 0)})
 			if err != nil {
 				r.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/capsuled/capsuled/daemon"
 	"github.com/capsuled/capsuled/daemon/store"
@@ -85,12 +86,12 @@ func TestSetImage(t *testing.T) {
 				}
 			}
 			if err != nil {
-				if diff := cmp.Diff(before, now); diff != "" {
+				if diff := cmp.Diff(before, now, cmpopts.IgnoreUnexported(daemon.Image{})); diff != "" {
 					t.Error(diff)
 				}
 				return
 			}
-			if diff := cmp.Diff(got, now); diff != "" {
+			if diff := cmp.Diff(got, now, cmpopts.IgnoreUnexported(daemon.Image{})); diff != "" {
 				t.Error(diff)
 			}
 			if now.UpdatedAt.Before(before.UpdatedAt) || c.check != nil && !c.check(now) {

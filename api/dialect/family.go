@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"sync"
 
 	"github.com/capsuled/capsuled/daemon"
 )
@@ -32,6 +33,27 @@ type Request struct {
 	// Patient lifts the limits of time for a body that is a file. What it returns fails when nothing moves for half a
 	// minute, and the context ends with the caller's connection alone.
 	Patient func() (context.Context, io.Reader)
+
+	buffer *[]byte // of buffers; nil until it is asked for
+}
+
+// buffers hold a page of a hundred images with their metadata, so that a list needs no memory of its own.
+var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 128<<10); return &b }}
+
+// Buffer is an empty slice to append the reply's body to. It is the request's until Done, and may be outgrown.
+func (r *Request) Buffer() []byte {
+	if r.buffer == nil {
+		r.buffer = buffers.Get().(*[]byte)
+	}
+	return *r.buffer
+}
+
+// Done says that the reply is sent, and that nobody looks at what was appended to Buffer any more.
+func (r *Request) Done() {
+	if r.buffer != nil {
+		buffers.Put(r.buffer)
+		r.buffer = nil
+	}
 }
 
 // Reply is what a family answers. The zero reply is 200 without a body.

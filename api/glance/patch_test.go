@@ -49,7 +49,7 @@ func TestPatch(t *testing.T) {
 		want.ID, want.Metadata = id, map[string]string{"a": "b", "tags": `["x","y"]`}
 		change(&want)
 		got, _, _ := w.daemon.Peek(id)
-		if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(daemon.Image{}, "CreatedAt", "UpdatedAt")); diff != "" {
+		if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(daemon.Image{}, "CreatedAt", "UpdatedAt"), cmpopts.IgnoreUnexported(daemon.Image{})); diff != "" {
 			t.Errorf("%s: %s", patch, diff)
 		}
 	}

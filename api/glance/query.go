@@ -234,17 +234,24 @@ func (f *Family) list(c *call) (dialect.Reply, error) {
 	if err != nil {
 		return dialect.Reply{}, err
 	}
-	all := make([]map[string]any, 0, len(found))
-	for _, i := range found {
-		all = append(all, shown(i))
+	b := append(c.Buffer(), `{"images":[`...)
+	for n := range found {
+		if n > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, encoded(found[n])...)
 	}
-	out := map[string]any{"images": all, "schema": "/v2/schemas/images"}
+	out := map[string]any{"schema": "/v2/schemas/images"}
 	last := ""
 	if more && len(found) > 0 {
 		last = found[len(found)-1].ID
 	}
 	links(out, "/v2/images", l.values, last)
-	return reply(http.StatusOK, out)
+	p, err := reply(http.StatusOK, out)
+	if err == nil {
+		p.Body = append(append(b, `],`...), p.Body[1:]...) // without its brace
+	}
+	return p, err
 }
 
 // links say where the list begins and, unless last is "", goes on. They are paths: clients know the host by its own name.
@@ -267,7 +274,7 @@ func links(out map[string]any, path string, values url.Values, last string) {
 }
 
 // gather reads as many pages as it takes to fill one with what is kept, and says whether there is more.
-func (f *Family) gather(ctx context.Context, caller daemon.Caller, l *listing) (out []daemon.Image, more bool, err error) {
+func (f *Family) gather(ctx context.Context, caller daemon.Caller, l *listing) (out []*daemon.Image, more bool, err error) {
 	if l.none || l.limit == 0 {
 		return nil, false, nil
 	}
@@ -283,7 +290,7 @@ func (f *Family) gather(ctx context.Context, caller daemon.Caller, l *listing) (
 			return nil, false, err
 		}
 		for _, i := range found.Images {
-			if slices.ContainsFunc(l.keep, func(keep func(daemon.Image) bool) bool { return !keep(i) }) {
+			if slices.ContainsFunc(l.keep, func(keep func(daemon.Image) bool) bool { return !keep(*i) }) {
 				continue
 			}
 			if len(out) == l.limit {

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/capsuled/capsuled/daemon"
 )
@@ -40,7 +41,7 @@ func TestCreate(t *testing.T) {
 				if want.Metadata == nil {
 					want.Metadata = map[string]string{}
 				}
-				if diff := cmp.Diff(want, got); diff != "" {
+				if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(daemon.Image{})); diff != "" {
 					t.Error(diff)
 				}
 			})

@@ -37,7 +37,7 @@ func TestPatch(t *testing.T) {
 			got, _, _ := w.daemon.Peek(id)
 			want := row.want
 			want.ID, want.State, want.Owner, want.Format = id, daemon.ImageActive, "alice", "qcow2"
-			if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(daemon.Image{}, "CreatedAt", "UpdatedAt")); diff != "" {
+			if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(daemon.Image{}, "CreatedAt", "UpdatedAt"), cmpopts.IgnoreUnexported(daemon.Image{})); diff != "" {
 				t.Error(diff)
 			}
 		})
@@ -59,7 +59,7 @@ func TestBadPatches(t *testing.T) {
 	got, _, _ := w.daemon.Peek(id)
 	want := before
 	want.ID = id
-	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(daemon.Image{}, "CreatedAt", "UpdatedAt")); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(daemon.Image{}, "CreatedAt", "UpdatedAt"), cmpopts.IgnoreUnexported(daemon.Image{})); diff != "" {
 		t.Error(diff)
 	}
 }

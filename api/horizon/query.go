@@ -229,13 +229,13 @@ func (f *Family) gather(ctx context.Context, caller daemon.Caller, l *listing, s
 			return nil, false, err
 		}
 		for _, i := range found.Images {
-			if slices.ContainsFunc(l.keep, func(keep func(daemon.Image) bool) bool { return !keep(i) }) {
+			if slices.ContainsFunc(l.keep, func(keep func(daemon.Image) bool) bool { return !keep(*i) }) {
 				continue
 			}
 			if len(out) == size {
 				return out, true, nil
 			}
-			out = append(out, i)
+			out = append(out, *i)
 		}
 		if !found.More || len(found.Images) == 0 {
 			return out, false, nil

@@ -25,7 +25,7 @@ func (h *hundred) FindImages(context.Context, daemon.Caller, daemon.ImageQuery) 
 func newHundred() *hundred {
 	h := &hundred{}
 	for i := range 100 {
-		h.page.Images = append(h.page.Images, daemon.Image{ID: fmt.Sprintf("00000000-0000-4000-8000-%012d", i), Name: "an image of some name",
+		h.page.Images = append(h.page.Images, &daemon.Image{ID: fmt.Sprintf("00000000-0000-4000-8000-%012d", i), Name: "an image of some name",
 			State: daemon.ImageActive, CreatedAt: time.Unix(1e9, 0), UpdatedAt: time.Unix(1e9, 0), FileBytes: 1 << 30,
 			Metadata: map[string]string{"architecture": "x86_64", "auto_disk_config": "True", "kernel_id": "nokernel", "ramdisk_id": "nokernel"}})
 	}

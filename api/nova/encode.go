@@ -38,40 +38,22 @@ func reply(b []byte) dialect.Reply { return dialect.Reply{MediaType: mediaType, 
 
 // brief writes an image as a list has it that is not of details.
 func (l *links) brief(b []byte, img *daemon.Image) []byte {
-	return append(l.core(b, img), '}')
+	return append(l.core(b, fieldsOf(img)), '}')
 }
 
-// core writes what every image has, and leaves the object open. The id is escaped once, and copied into the links.
-func (l *links) core(b []byte, img *daemon.Image) []byte {
-	b = append(b, `{"id":"`...)
-	from := len(b)
-	b = appendEscaped(b, img.ID)
-	to := len(b)
-	b = append(b, `","name":`...)
-	if img.Name == "" {
-		b = append(b, `null`...)
-	} else {
-		b = appendString(b, img.Name)
-	}
-	b = append(append(b, l.self...), b[from:to]...)
-	b = append(append(b, l.bookmark...), b[from:to]...)
-	b = append(append(b, l.alternate...), b[from:to]...)
+// core writes what every image has, and leaves the object open.
+func (l *links) core(b []byte, f *fields) []byte {
+	b = append(b, f.begin...)
+	b = append(append(b, l.self...), f.id...)
+	b = append(append(b, l.bookmark...), f.id...)
+	b = append(append(b, l.alternate...), f.id...)
 	return append(b, `","type":"application/vnd.openstack.image"}]`...)
 }
 
 // detail writes all that Nova has of an image, and nothing else: clients that check schemas refuse more.
 func (l *links) detail(b []byte, img *daemon.Image) []byte {
-	status, progress := statusOf(img)
-	b = append(append(l.core(b, img), `,"status":"`...), status...)
-	b = appendInt(append(b, `","progress":`...), int64(progress))
-	b = appendTime(append(b, `,"created":`...), img.CreatedAt)
-	b = appendTime(append(b, `,"updated":`...), img.UpdatedAt)
-	b = appendInt(append(b, `,"minDisk":`...), int64(img.MinDiskGB))
-	b = appendInt(append(b, `,"minRam":`...), int64(img.MinRAMMB))
-	b = appendInt(append(b, `,"OS-EXT-IMG-SIZE:size":`...), img.FileBytes)
-	if value, ok := img.Metadata["auto_disk_config"]; ok {
-		b = appendString(append(b, `,"OS-DCF:diskConfig":`...), diskConfig(value))
-	}
+	f := fieldsOf(img)
+	b = append(l.core(b, f), f.before...)
 	if img.SourceCapsule != "" {
 		b = append(b, `,"server":{"id":"`...)
 		from := len(b)
@@ -81,8 +63,48 @@ func (l *links) detail(b []byte, img *daemon.Image) []byte {
 		b = append(append(b, l.serverBookmark...), b[from:to]...)
 		b = append(b, `"}]}`...)
 	}
-	b = appendItems(append(b, `,"metadata":`...), img.Metadata)
-	return append(b, '}')
+	return append(b, f.after...)
+}
+
+// fields are the texts of what does not depend on how the caller reached this server. Most of what a page costs is to make
+// them, so it is done once for an image.
+type fields struct {
+	id            []byte // escaped, without quotes
+	begin         []byte // of the object: id and name
+	before, after []byte // the link to the capsule, in an image of details
+}
+
+type fieldsKey struct{}
+
+func fieldsOf(img *daemon.Image) *fields { return img.Derived(fieldsKey{}, encodeFields).(*fields) }
+
+func encodeFields(img *daemon.Image) any {
+	b := append(make([]byte, 0, 512), `{"id":"`...)
+	from := len(b)
+	b = appendEscaped(b, img.ID)
+	to := len(b)
+	b = append(b, `","name":`...)
+	if img.Name == "" {
+		b = append(b, `null`...)
+	} else {
+		b = appendString(b, img.Name)
+	}
+	begin := len(b)
+	status, progress := statusOf(img)
+	b = append(append(b, `,"status":"`...), status...)
+	b = appendInt(append(b, `","progress":`...), int64(progress))
+	b = appendTime(append(b, `,"created":`...), img.CreatedAt)
+	b = appendTime(append(b, `,"updated":`...), img.UpdatedAt)
+	b = appendInt(append(b, `,"minDisk":`...), int64(img.MinDiskGB))
+	b = appendInt(append(b, `,"minRam":`...), int64(img.MinRAMMB))
+	b = appendInt(append(b, `,"OS-EXT-IMG-SIZE:size":`...), img.FileBytes)
+	if value, ok := img.Metadata["auto_disk_config"]; ok {
+		b = appendString(append(b, `,"OS-DCF:diskConfig":`...), diskConfig(value))
+	}
+	before := len(b)
+	b = append(appendItems(append(b, `,"metadata":`...), img.Metadata), '}')
+	b = slices.Clone(b) // without what was too much
+	return &fields{id: b[from:to], begin: b[:begin], before: b[begin:before], after: b[before:]}
 }
 
 // statusOf is a state as it is shown (images contract, section 3).

@@ -147,7 +147,7 @@ func (f *fake) FindImages(ctx context.Context, c daemon.Caller, q daemon.ImageQu
 		case fits && q.Limit > 0 && len(page.Images) == q.Limit:
 			page.More = true
 		case fits:
-			page.Images = append(page.Images, img)
+			page.Images = append(page.Images, &img)
 		}
 	}
 	if !passed {

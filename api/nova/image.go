@@ -8,14 +8,12 @@ import (
 	"github.com/capsuled/capsuled/daemon"
 )
 
-func (c *call) list() (dialect.Reply, error) { return c.page("/images", 512, (*links).brief) }
-func (c *call) listDetail() (dialect.Reply, error) {
-	return c.page("/images/detail", 896, (*links).detail)
-}
+func (c *call) list() (dialect.Reply, error)       { return c.page("/images", (*links).brief) }
+func (c *call) listDetail() (dialect.Reply, error) { return c.page("/images/detail", (*links).detail) }
 
-// page answers a list of images of about each bytes. The link to the next page is there when this one is full, even if it happens to be the last
-// (images contract, section 4.2).
-func (c *call) page(path string, each int, show func(*links, []byte, *daemon.Image) []byte) (dialect.Reply, error) {
+// page answers a list of images. The link to the next page is there when this one is full, even if it happens to be the
+// last (images contract, section 4.2).
+func (c *call) page(path string, show func(*links, []byte, *daemon.Image) []byte) (dialect.Reply, error) {
 	l, given, err := c.parseQuery(c.URL.RawQuery)
 	if err != nil {
 		return dialect.Reply{}, err
@@ -26,13 +24,13 @@ func (c *call) page(path string, each int, show func(*links, []byte, *daemon.Ima
 			return dialect.Reply{}, err
 		}
 	}
-	b, links := make([]byte, 0, 256+len(found.Images)*each), c.links()
-	b = append(b, `{"images":[`...)
+	links := c.links()
+	b := append(c.Buffer(), `{"images":[`...)
 	for i := range found.Images {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = show(links, b, &found.Images[i])
+		b = show(links, b, found.Images[i])
 	}
 	b = append(b, ']')
 	if n := len(found.Images); n > 0 && n == l.Limit {
@@ -67,7 +65,7 @@ func (c *call) show() (dialect.Reply, error) {
 	if err != nil {
 		return dialect.Reply{}, err
 	}
-	b := c.links().detail(append(make([]byte, 0, 2048), `{"image":`...), &img)
+	b := c.links().detail(append(c.Buffer(), `{"image":`...), &img)
 	return reply(append(b, '}')), nil
 }
 

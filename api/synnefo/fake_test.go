@@ -79,10 +79,10 @@ func (f *fake) FindImages(_ context.Context, c daemon.Caller, q daemon.ImageQuer
 			listed = listed && !m.UpdatedAt.Before(q.ChangedSince)
 		}
 		if listed {
-			page.Images = append(page.Images, m)
+			page.Images = append(page.Images, &m)
 		}
 	}
-	slices.SortFunc(page.Images, func(a, b daemon.Image) int { return strings.Compare(a.ID, b.ID) })
+	slices.SortFunc(page.Images, func(a, b *daemon.Image) int { return strings.Compare(a.ID, b.ID) })
 	return page, nil
 }
 

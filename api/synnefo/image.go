@@ -99,7 +99,7 @@ func present(items map[string]string) map[string]string {
 }
 
 // brief is a list of ids and names.
-type brief struct{ images []daemon.Image }
+type brief struct{ images []*daemon.Image }
 
 func (d brief) json(v *version) any {
 	list := make([]briefJSON, len(d.images))
@@ -124,14 +124,14 @@ func (d brief) xml(m *markup) {
 
 // detailed is a list of images in full.
 type detailed struct {
-	images []daemon.Image
+	images []*daemon.Image
 	base   string
 }
 
 func (d detailed) json(v *version) any {
 	list := make([]any, len(d.images))
 	for i := range d.images {
-		list[i] = v.image(&d.images[i], d.base)
+		list[i] = v.image(d.images[i], d.base)
 	}
 	return imagesJSON{v.wrap(list)}
 }
@@ -140,7 +140,7 @@ func (d detailed) json(v *version) any {
 func (d detailed) xml(m *markup) {
 	m.open("images", "xmlns", computeNS, "xmlns:atom", atomNS)
 	for i := range d.images {
-		image := &d.images[i]
+		image := d.images[i]
 		m.open("image", "id", image.ID, "name", image.Name, "updated", stamp(image.UpdatedAt),
 			"created", stamp(image.CreatedAt), "status", shownState(image.State).status)
 		m.metadata(image.Metadata)

@@ -22,13 +22,14 @@ func (p prepared) FindImages(context.Context, daemon.Caller, daemon.ImageQuery) 
 
 // BenchmarkList encodes ten thousand images, each with ten items of metadata.
 func BenchmarkList(b *testing.B) {
-	images := make([]daemon.Image, 10_000)
+	images := make([]*daemon.Image, 10_000)
 	for i := range images {
 		items := map[string]string{}
 		for k := range 10 {
 			items["key-"+strconv.Itoa(k)] = "a value of some length"
 		}
-		images[i] = image(fmt.Sprintf("00000000-0000-4000-8000-%012d", i), "image "+strconv.Itoa(i), with(items))
+		m := image(fmt.Sprintf("00000000-0000-4000-8000-%012d", i), "image "+strconv.Itoa(i), with(items))
+		images[i] = &m
 	}
 	h := &host{t: b, families: synnefo.New(synnefo.Options{Daemon: prepared{newFake(), daemon.ImagePage{Images: images}}}), caller: owner}
 	for _, e := range editions {

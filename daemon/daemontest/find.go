@@ -43,10 +43,14 @@ func (d *Images) FindImages(ctx context.Context, c daemon.Caller, q daemon.Image
 		}
 		all = all[at+1:]
 	}
-	if q.Limit > 0 && len(all) > q.Limit {
-		return daemon.ImagePage{Images: all[:q.Limit], More: true}, nil
+	page := daemon.ImagePage{More: q.Limit > 0 && len(all) > q.Limit}
+	for n := range all {
+		if n == q.Limit && page.More {
+			break
+		}
+		page.Images = append(page.Images, &all[n])
 	}
-	return daemon.ImagePage{Images: all}, nil
+	return page, nil
 }
 
 var orders = map[daemon.ImageSort]func(a, b daemon.Image) int{

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"time"
 
 	_ "github.com/mattn/go-sqlite3" // the driver "sqlite3"
@@ -28,6 +29,7 @@ type DB struct {
 	read  *sql.DB
 
 	imageVersion *sql.Stmt
+	writes       atomic.Int64
 }
 
 // Open opens or creates the store at path, readable by its owner alone, and brings its schema up to date. It
@@ -94,7 +96,14 @@ type Tx struct {
 }
 
 // Update runs f in a write transaction, commits when f returns nil and rolls back otherwise.
-func (db *DB) Update(ctx context.Context, f func(*Tx) error) error { return run(ctx, db.write, f) }
+func (db *DB) Update(ctx context.Context, f func(*Tx) error) error {
+	defer db.writes.Add(1) // whatever came of it: that a failed commit changed nothing is not known for sure
+	return run(ctx, db.write, f)
+}
+
+// Writes is how many calls of Update have come to an end. While it stays the same, what was read after it was asked for is
+// still what is on the disk, but for what an Update has written that has not returned yet.
+func (db *DB) Writes() int64 { return db.writes.Load() }
 
 // View runs f on a snapshot that no writer changes; writes in f are refused by SQLite.
 func (db *DB) View(ctx context.Context, f func(*Tx) error) error { return run(ctx, db.read, f) }

@@ -228,3 +228,27 @@ func TestUsageOfImages(t *testing.T) {
 		return nil
 	})
 }
+
+// Whoever keeps what was read learns that it may be out of date: from every Update, also one of which nobody knows what
+// came, and from no View.
+func TestWrites(t *testing.T) {
+	db := open(t)
+	last := db.Writes()
+	for _, row := range []struct {
+		name string
+		call func() error
+		want int64
+	}{
+		{"a change", func() error {
+			return db.Update(t.Context(), func(tx *store.Tx) error { return tx.PutUser("alice", "") })
+		}, 1},
+		{"a failure", func() error { return db.Update(t.Context(), func(*store.Tx) error { return errors.New("no") }) }, 1},
+		{"a look", func() error { return db.View(t.Context(), func(*store.Tx) error { return nil }) }, 0},
+	} {
+		_ = row.call()
+		if now := db.Writes(); now-last != row.want {
+			t.Errorf("%s: from %d to %d", row.name, last, now)
+		}
+		last = db.Writes()
+	}
+}

@@ -47,6 +47,7 @@ func TestPartsInside(t *testing.T) {
 		memory:   []memoryPlan{{8, 1, 1, true}},
 		fence:    fencePlan{bindings: []int{1, 3}, swaps: 1, looks: 1, rounds: 1, packets: 200, streams: 1},
 		verified: verifyPlan{2, 2},
+		image:    imagePlan{images: 1000, rounds: 1, batch: 1, clients: 5, each: 1, writes: 1, fileMB: 4, imports: 1},
 	}}
 	all, err := choose("")
 	if err != nil {
@@ -83,7 +84,8 @@ func TestPartsInside(t *testing.T) {
 	}
 	for _, row := range []string{"| createvm ", "| step clone ", "| deletevm ", "| step erase ", "| launchvm ", "| virsh start ", "| virDomainCreate ", "| step fence ", "| 0  ", "| 2  ", "| less virsh start of the same round ",
 		"| 8 MiB ", "| step clean-point ", "| step mount ", "| bare virDomainSnapshotCreateXML ", "| bare virDomainRestoreFlags, paused ",
-		"| secure, in no rule ", "| secure  ", "| libvirtd "} {
+		"| secure, in no rule ", "| secure  ", "| libvirtd ",
+		"| Nova, detail  ", "| Glance ", "| Synnefo 2.0, all in detail ", "| Nova, merge of one item ", "| bare handler with one transaction ", "| image from a file ", "| image sent ", "| cp, and sync "} {
 		if !strings.Contains(out.String(), "\n"+row) {
 			t.Errorf("there is no row %q", row)
 		}

@@ -1,5 +1,5 @@
 // Command bench measures what capsuled promises to be quick or small at: clones, createvm, launchvm, the way into secure
-// mode and back, the firewall, the verifier, memory and restarts. `make bench` calls it, docs/benchmarks.md keeps its
+// mode and back, the firewall, the verifier, images, memory and restarts. `make bench` calls it, docs/benchmarks.md keeps its
 // tables and says what they mean.
 //
 // Everything is measured on a hermetic host (internal/testhost) with the built programs, real libvirt and a real
