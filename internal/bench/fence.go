@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/capsuled/capsuled/firewall"
 	"github.com/capsuled/capsuled/firewall/policy"
@@ -123,7 +124,10 @@ func (f *fence) fill(ctx context.Context, n int, first string) (err error) {
 	if err := f.chains.Apply(ctx, f.bindings(n, first)); err != nil {
 		return err
 	}
-	return f.chains.GuardBridge(ctx)
+	if err := f.chains.GuardBridge(ctx); err != nil {
+		return err
+	}
+	return f.settle(ctx)
 }
 
 // put gives the first binding another policy.
@@ -131,13 +135,38 @@ func (f *fence) put(ctx context.Context, name string) error {
 	return f.chains.Put(ctx, f.bindings(1, name)[0])
 }
 
-// bare takes every rule away.
+// bare takes every rule away, and the link of the capsule up.
 func (f *fence) bare(ctx context.Context) error {
 	if f.chains != nil {
 		f.chains.Close()
 		f.chains = nil
 	}
-	return command(ctx, "nft", "flush", "ruleset")
+	tap := f.bindings(1, "")[0].Tap
+	if err := errors.Join(command(ctx, "nft", "flush", "ruleset"), ip(ctx, "link set "+tap+" up")); err != nil {
+		return err
+	}
+	return f.settle(ctx)
+}
+
+// settle waits until the port of a link that is up passes frames on: the kernel notices a carrier up to a second later.
+func (f *fence) settle(ctx context.Context) error {
+	tap := f.bindings(1, "")[0].Tap
+	const forwarding = "3" // BR_STATE_FORWARDING
+	for {
+		link, err := net.InterfaceByName(tap)
+		if err != nil || link.Flags&net.FlagUp == 0 {
+			return err
+		}
+		state, err := os.ReadFile("/sys/class/net/" + tap + "/brport/state")
+		if err != nil || strings.TrimSpace(string(state)) == forwarding {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 func ip(ctx context.Context, lines ...string) error {
