@@ -44,7 +44,7 @@ func defaultImages() ImagesConfig {
 		PollLimit:            time.Hour,
 		// What is below /var goes by the end of its path: /var may be a file system of its own.
 		CleanRemove: []string{
-			"/etc/ssh/ssh_host_*", ".ssh/authorized_keys", ".htrc",
+			"/etc/ssh/ssh_host_*", "/etc/dropbear/*_host_key", ".ssh/authorized_keys", ".htrc",
 			".bash_history", ".ash_history", ".zsh_history", ".python_history", ".lesshst",
 			"lib/cloud/instance", "lib/cloud/instances", "lib/systemd/random-seed", "lib/dbus/machine-id",
 		},
