@@ -47,7 +47,7 @@ func TestPartsInside(t *testing.T) {
 		memory:   []memoryPlan{{8, 1, 1, true}},
 		fence:    fencePlan{bindings: []int{1, 3}, swaps: 1, looks: 1, rounds: 1, packets: 200, streams: 1},
 		verified: verifyPlan{2, 2},
-		image:    imagePlan{images: 1000, rounds: 1, batch: 1, clients: 5, each: 1, writes: 1, fileMB: 4, imports: 1},
+		image:    imagePlan{images: 1000, rounds: 1, batch: 1, clients: 5, each: 1, crowds: 1, writes: 1, fileMB: 4, imports: 1},
 	}}
 	all, err := choose("")
 	if err != nil {

@@ -42,14 +42,14 @@ var (
 		memory:   []memoryPlan{{256, 5, 2, true}, {1024, 5, 1, true}, {4096, 1, 1, false}},
 		fence:    fencePlan{bindings: []int{1, 100, 1000}, swaps: 20, looks: 20, rounds: 5, packets: 20000, streams: 3},
 		verified: verifyPlan{50, 15},
-		image:    imagePlan{images: 10000, rounds: 41, batch: 50, clients: 200, each: 20, writes: 200, fileMB: 1024, imports: 5},
+		image:    imagePlan{images: 10000, rounds: 61, batch: 20, clients: 200, each: 20, crowds: 15, writes: 200, fileMB: 1024, imports: 5},
 	}
 	quick = plan{
 		cloneSizes: "1", cloneTimes: "5x", cloneCount: "1", creations: 3, pairs: 2, capsules: []int{0, 5}, restarts: 1, scrapes: 5,
 		memory:   []memoryPlan{{32, 1, 1, true}},
 		fence:    fencePlan{bindings: []int{1, 10}, swaps: 2, looks: 2, rounds: 1, packets: 1000, streams: 1},
 		verified: verifyPlan{2, 3},
-		image:    imagePlan{images: 10000, rounds: 3, batch: 10, clients: 20, each: 5, writes: 5, fileMB: 16, imports: 1},
+		image:    imagePlan{images: 10000, rounds: 3, batch: 10, clients: 20, each: 5, crowds: 3, writes: 5, fileMB: 16, imports: 1},
 	}
 )
 
