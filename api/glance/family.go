@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/capsuled/capsuled/api/dialect"
+	"github.com/capsuled/capsuled/api/imageservice"
 	"github.com/capsuled/capsuled/daemon"
 )
 
@@ -196,36 +197,11 @@ func noContent(err error) (dialect.Reply, error) {
 	return dialect.Reply{Status: http.StatusNoContent}, err
 }
 
-var statuses = map[daemon.Code]int{
-	daemon.Invalid:      http.StatusBadRequest,
-	daemon.Unauthorized: http.StatusUnauthorized,
-	daemon.Forbidden:    http.StatusForbidden,
-	daemon.NotFound:     http.StatusNotFound,
-	daemon.Gone:         http.StatusNotFound,
-	daemon.Conflict:     http.StatusConflict,
-	daemon.Busy:         http.StatusConflict,
-	daemon.OverQuota:    http.StatusRequestEntityTooLarge,
-	daemon.Exhausted:    http.StatusRequestEntityTooLarge,
-	daemon.Unsupported:  http.StatusNotImplemented,
-	daemon.Unavailable:  http.StatusServiceUnavailable,
-	daemon.Internal:     http.StatusInternalServerError,
-}
-
-var retryAfter = map[daemon.Code]string{daemon.Busy: "1", daemon.Unavailable: "5"}
-
 // Fault is an object of an object with a message: what every client reads, where Glance itself sends a page of HTML.
 func (f *Family) Fault(r *dialect.Request, no *dialect.Refusal) dialect.Reply {
-	status := no.Status
-	if status == 0 {
-		status = statuses[no.Code]
-	}
-	if status == 0 {
-		status = http.StatusInternalServerError
-	}
+	status := imageservice.Status(no)
 	p, _ := reply(status, map[string]any{"error": map[string]any{"code": status, "title": http.StatusText(status), "message": no.Message}})
-	p.Header = http.Header{"X-Openstack-Request-Id": {"req-" + r.ID}}
-	if after := retryAfter[no.Code]; after != "" {
-		p.Header.Set("Retry-After", after)
-	}
+	p.Header = imageservice.Headers(no)
+	p.Header.Set("X-Openstack-Request-Id", "req-"+r.ID)
 	return p
 }

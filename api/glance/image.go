@@ -5,9 +5,9 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/capsuled/capsuled/api/dialect"
+	"github.com/capsuled/capsuled/api/imageservice"
 	"github.com/capsuled/capsuled/daemon"
 )
 
@@ -34,10 +34,10 @@ func shown(i daemon.Image) map[string]any {
 	}
 	self := "/v2/images/" + i.ID
 	for name, value := range map[string]any{
-		"id": i.ID, "name": orNull(i.Name), "status": word(i), "visibility": i.Visibility, "protected": i.Protected, "owner": i.Owner,
+		"id": i.ID, "name": orNull(i.Name), "status": imageservice.Word(&i), "visibility": i.Visibility, "protected": i.Protected, "owner": i.Owner,
 		"min_disk": i.MinDiskGB, "min_ram": i.MinRAMMB, "disk_format": orNull(i.Format), "container_format": "bare", "tags": tagsOf(i.Metadata),
 		"os_hidden": hidden(i.Metadata), "size": size, "virtual_size": virtual, "checksum": nil, "os_hash_algo": algorithm, "os_hash_value": digest,
-		"created_at": stamp(i.CreatedAt), "updated_at": stamp(i.UpdatedAt), "self": self, "file": self + "/file", "schema": "/v2/schemas/image",
+		"created_at": imageservice.Stamp(i.CreatedAt), "updated_at": imageservice.Stamp(i.UpdatedAt), "self": self, "file": self + "/file", "schema": "/v2/schemas/image",
 	} {
 		out[name] = value
 	}
@@ -66,28 +66,6 @@ func orNull(s string) any {
 		return nil
 	}
 	return s
-}
-
-func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }
-
-// word is Glance's word for a state (section 3).
-func word(i daemon.Image) string {
-	switch i.State {
-	case daemon.ImagePending:
-		if i.Arrived {
-			return "saving"
-		}
-		return "queued"
-	case daemon.ImageActive:
-		return "active"
-	case daemon.ImageDeletePending:
-		return "pending_delete"
-	case daemon.ImageDeleted:
-		return "deleted"
-	case daemon.ImageError:
-		return "killed"
-	}
-	return strings.ToLower(string(i.State))
 }
 
 // tagsOf reads the item "tags". What is no JSON array of strings, since another dialect wrote it, is one tag.

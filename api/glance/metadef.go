@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/capsuled/capsuled/api/dialect"
+	"github.com/capsuled/capsuled/api/imageservice"
 	"github.com/capsuled/capsuled/daemon"
 )
 
@@ -23,11 +24,11 @@ type association struct {
 func defined(m daemon.Metadef) map[string]any {
 	types := []association{}
 	for _, t := range m.ResourceTypes {
-		types = append(types, association{t.Name, t.Prefix, t.Target, stamp(m.CreatedAt), stamp(m.UpdatedAt)})
+		types = append(types, association{t.Name, t.Prefix, t.Target, imageservice.Stamp(m.CreatedAt), imageservice.Stamp(m.UpdatedAt)})
 	}
 	return map[string]any{
 		"namespace": m.Namespace, "display_name": m.DisplayName, "description": m.Description, "visibility": m.Visibility, "protected": m.Protected,
-		"owner": m.Owner, "created_at": stamp(m.CreatedAt), "updated_at": stamp(m.UpdatedAt), "resource_type_associations": types,
+		"owner": m.Owner, "created_at": imageservice.Stamp(m.CreatedAt), "updated_at": imageservice.Stamp(m.UpdatedAt), "resource_type_associations": types,
 		"self": "/v2/metadefs/namespaces/" + m.Namespace, "schema": "/v2/schemas/metadefs/namespace",
 	}
 }
@@ -253,7 +254,7 @@ func (f *Family) resourceTypes(c *call) (dialect.Reply, error) {
 	for _, m := range all {
 		for _, t := range m.ResourceTypes {
 			if !slices.ContainsFunc(items, func(r association) bool { return r.Name == t.Name }) {
-				items = append(items, association{Name: t.Name, CreatedAt: stamp(m.CreatedAt), UpdatedAt: stamp(m.UpdatedAt)})
+				items = append(items, association{Name: t.Name, CreatedAt: imageservice.Stamp(m.CreatedAt), UpdatedAt: imageservice.Stamp(m.UpdatedAt)})
 			}
 		}
 	}

@@ -2,7 +2,6 @@ package glance
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"net/http"
 	"net/url"
@@ -13,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/capsuled/capsuled/api/dialect"
+	"github.com/capsuled/capsuled/api/imageservice"
 	"github.com/capsuled/capsuled/daemon"
 )
 
@@ -168,7 +168,7 @@ func (l *listing) name(v string) error {
 // status lists the images that are shown with a word. What is deleted is in no list.
 func (l *listing) status(v string) error {
 	l.query.States = []daemon.ImageState{daemon.ImagePending, daemon.ImageActive, daemon.ImageError}
-	return l.among(v, word)
+	return l.among(v, func(i daemon.Image) string { return imageservice.Word(&i) })
 }
 
 func (l *listing) visibility(v string) (err error) {
@@ -273,34 +273,10 @@ func links(out map[string]any, path string, values url.Values, last string) {
 	}
 }
 
-// gather reads as many pages as it takes to fill one with what is kept, and says whether there is more.
+// gather fills a page.
 func (f *Family) gather(ctx context.Context, caller daemon.Caller, l *listing) (out []*daemon.Image, more bool, err error) {
 	if l.none || l.limit == 0 {
 		return nil, false, nil
 	}
-	q := l.query
-	q.Limit = l.limit + 1
-	for first := true; ; first = false {
-		found, err := f.daemon.FindImages(ctx, caller, q)
-		if e, ok := errors.AsType[*daemon.Error](err); ok && e.Code == daemon.Invalid && !first {
-			// Not the caller's marker, but one that was on the page before, and is gone.
-			return nil, false, &daemon.Error{Code: daemon.Unavailable, Message: "the list changed while it was read; try again", Err: err}
-		}
-		if err != nil {
-			return nil, false, err
-		}
-		for _, i := range found.Images {
-			if slices.ContainsFunc(l.keep, func(keep func(daemon.Image) bool) bool { return !keep(*i) }) {
-				continue
-			}
-			if len(out) == l.limit {
-				return out, true, nil
-			}
-			out = append(out, i)
-		}
-		if !found.More || len(found.Images) == 0 {
-			return out, false, nil
-		}
-		q.Marker, q.Limit = found.Images[len(found.Images)-1].ID, mostLimit
-	}
+	return imageservice.Gather(ctx, f.daemon, caller, l.query, l.limit, mostLimit, l.keep)
 }

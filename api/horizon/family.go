@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/capsuled/capsuled/api/dialect"
+	"github.com/capsuled/capsuled/api/imageservice"
 	"github.com/capsuled/capsuled/daemon"
 )
 
@@ -158,38 +159,10 @@ func reply(status int, v any) (dialect.Reply, error) {
 	return dialect.Reply{Status: status, MediaType: "application/json", Body: body}, err
 }
 
-// statuses are those of the image service that the dashboard's server passes on (section 6.1). What is on its way out is
-// gone there.
-var statuses = map[daemon.Code]int{
-	daemon.Invalid:      http.StatusBadRequest,
-	daemon.Unauthorized: http.StatusUnauthorized,
-	daemon.Forbidden:    http.StatusForbidden,
-	daemon.NotFound:     http.StatusNotFound,
-	daemon.Gone:         http.StatusNotFound,
-	daemon.Conflict:     http.StatusConflict,
-	daemon.Busy:         http.StatusConflict,
-	daemon.OverQuota:    http.StatusRequestEntityTooLarge,
-	daemon.Exhausted:    http.StatusRequestEntityTooLarge,
-	daemon.Unsupported:  http.StatusNotImplemented,
-	daemon.Unavailable:  http.StatusServiceUnavailable,
-	daemon.Internal:     http.StatusInternalServerError,
-}
-
-var retryAfter = map[daemon.Code]string{daemon.Busy: "1", daemon.Unavailable: "5"}
-
 // Fault is a bare JSON string; nothing at all for a method that a path does not have.
 func (f *Family) Fault(_ *dialect.Request, no *dialect.Refusal) dialect.Reply {
-	status := no.Status
-	if status == 0 {
-		status = statuses[no.Code]
-	}
-	if status == 0 {
-		status = http.StatusInternalServerError
-	}
-	p := dialect.Reply{Status: status, Header: http.Header{}}
-	if after := retryAfter[no.Code]; after != "" {
-		p.Header.Set("Retry-After", after)
-	}
+	status := imageservice.Status(no)
+	p := dialect.Reply{Status: status, Header: imageservice.Headers(no)}
 	if status == http.StatusMethodNotAllowed {
 		return p
 	}

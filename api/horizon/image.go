@@ -4,10 +4,9 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
-	"strings"
-	"time"
 
 	"github.com/capsuled/capsuled/api/dialect"
+	"github.com/capsuled/capsuled/api/imageservice"
 	"github.com/capsuled/capsuled/daemon"
 )
 
@@ -44,10 +43,10 @@ var kept = []string{"architecture", "kernel_id", "ramdisk_id", "image_url", "tag
 
 func shown(i daemon.Image, extended bool) image {
 	return image{
-		Architecture: orNull(i.Metadata["architecture"]), Checksum: orNull(i.Digest), ContainerFormat: "bare", CreatedAt: stamp(i.CreatedAt),
+		Architecture: orNull(i.Metadata["architecture"]), Checksum: orNull(i.Digest), ContainerFormat: "bare", CreatedAt: imageservice.Stamp(i.CreatedAt),
 		DiskFormat: orNull(i.Format), ID: i.ID, IsPublic: i.Visibility == daemon.Public, MinDisk: i.MinDiskGB, MinRAM: i.MinRAMMB,
 		Name: orNull(i.Name), Owner: i.Owner, Properties: propertiesOf(i, extended), Protected: i.Protected, Size: i.FileBytes,
-		Status: word(i), UpdatedAt: stamp(i.UpdatedAt), Visibility: string(i.Visibility),
+		Status: imageservice.Word(&i), UpdatedAt: imageservice.Stamp(i.UpdatedAt), Visibility: string(i.Visibility),
 	}
 }
 
@@ -56,28 +55,6 @@ func orNull(s string) *string {
 		return nil
 	}
 	return &s
-}
-
-func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }
-
-// word is Glance's word for a state (section 3).
-func word(i daemon.Image) string {
-	switch i.State {
-	case daemon.ImagePending:
-		if i.Arrived {
-			return "saving"
-		}
-		return "queued"
-	case daemon.ImageActive:
-		return "active"
-	case daemon.ImageDeletePending:
-		return "pending_delete"
-	case daemon.ImageDeleted:
-		return "deleted"
-	case daemon.ImageError:
-		return "killed"
-	}
-	return strings.ToLower(string(i.State))
 }
 
 // propertiesOf are what an image says beyond its attributes.

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/capsuled/capsuled/api/dialect"
+	"github.com/capsuled/capsuled/api/imageservice"
 	"github.com/capsuled/capsuled/daemon"
 )
 
@@ -134,7 +135,7 @@ func (q catalogueQuery) matches(m daemon.Metadef) bool {
 func shownNamespace(m daemon.Metadef, resourceType string) (namespace, error) {
 	n := namespace{
 		Namespace: m.Namespace, DisplayName: m.DisplayName, Description: m.Description, Visibility: string(m.Visibility), Protected: m.Protected,
-		Owner: m.Owner, CreatedAt: stamp(m.CreatedAt), UpdatedAt: stamp(m.UpdatedAt), Types: []association{},
+		Owner: m.Owner, CreatedAt: imageservice.Stamp(m.CreatedAt), UpdatedAt: imageservice.Stamp(m.UpdatedAt), Types: []association{},
 		Properties: m.Properties, Objects: m.Objects,
 	}
 	var err error
@@ -192,11 +193,11 @@ func (f *Family) resourceTypes(c *call) (dialect.Reply, error) {
 		for _, t := range m.ResourceTypes {
 			at := slices.IndexFunc(items, func(r resourceType) bool { return r.Name == t.Name })
 			if at < 0 {
-				items = append(items, resourceType{t.Name, stamp(m.CreatedAt), stamp(m.UpdatedAt)})
+				items = append(items, resourceType{t.Name, imageservice.Stamp(m.CreatedAt), imageservice.Stamp(m.UpdatedAt)})
 				continue
 			}
-			items[at].CreatedAt = min(items[at].CreatedAt, stamp(m.CreatedAt))
-			items[at].UpdatedAt = max(items[at].UpdatedAt, stamp(m.UpdatedAt))
+			items[at].CreatedAt = min(items[at].CreatedAt, imageservice.Stamp(m.CreatedAt))
+			items[at].UpdatedAt = max(items[at].UpdatedAt, imageservice.Stamp(m.UpdatedAt))
 		}
 	}
 	slices.SortFunc(items, func(a, b resourceType) int { return cmp.Compare(a.Name, b.Name) })

@@ -2,7 +2,6 @@ package horizon
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"net/http"
 	"net/url"
@@ -12,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/capsuled/capsuled/api/dialect"
+	"github.com/capsuled/capsuled/api/imageservice"
 	"github.com/capsuled/capsuled/daemon"
 )
 
@@ -207,39 +207,15 @@ func (f *Family) list(c *call) (dialect.Reply, error) {
 	}
 	items := make([]image, 0, len(images))
 	for _, i := range images {
-		items = append(items, shown(i, false))
+		items = append(items, shown(*i, false))
 	}
 	return reply(http.StatusOK, page{Items: items, HasMore: l.paged && further, HasPrev: l.paged && l.query.Marker != ""})
 }
 
-// gather reads as many pages as it takes to fill one with what is kept, and says whether there is more.
-func (f *Family) gather(ctx context.Context, caller daemon.Caller, l *listing, size int) (out []daemon.Image, further bool, err error) {
+// gather fills a page.
+func (f *Family) gather(ctx context.Context, caller daemon.Caller, l *listing, size int) (out []*daemon.Image, further bool, err error) {
 	if l.none {
 		return nil, false, nil
 	}
-	q := l.query
-	q.Limit = size + 1
-	for first := true; ; first = false {
-		found, err := f.daemon.FindImages(ctx, caller, q)
-		if e, ok := errors.AsType[*daemon.Error](err); ok && e.Code == daemon.Invalid && !first {
-			// Not the caller's marker, but one that was on the page before, and is gone.
-			return nil, false, &daemon.Error{Code: daemon.Unavailable, Message: "the list changed while it was read; try again", Err: err}
-		}
-		if err != nil {
-			return nil, false, err
-		}
-		for _, i := range found.Images {
-			if slices.ContainsFunc(l.keep, func(keep func(daemon.Image) bool) bool { return !keep(*i) }) {
-				continue
-			}
-			if len(out) == size {
-				return out, true, nil
-			}
-			out = append(out, *i)
-		}
-		if !found.More || len(found.Images) == 0 {
-			return out, false, nil
-		}
-		q.Marker, q.Limit = found.Images[len(found.Images)-1].ID, mostSize
-	}
+	return imageservice.Gather(ctx, f.daemon, caller, l.query, size, mostSize, l.keep)
 }

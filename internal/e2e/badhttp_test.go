@@ -41,7 +41,6 @@ func (o one) badHTTP(t *testing.T, r request) {
 		{"BREW", "/createvm", nil, good, 405, "invalid"},
 		{"POST", "/listvms", nil, "", 405, "invalid"},
 		{"GET", "/listvms?all=1", nil, "", 400, "invalid"},
-		{"", "/", nil, good, 404, "not_found"},
 		{"", "/createvm/", nil, good, 404, "not_found"},
 		{"", "//createvm", nil, good, 404, "not_found"},
 		{"", "/CREATEVM", nil, good, 404, "not_found"},
