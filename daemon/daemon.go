@@ -203,6 +203,7 @@ type Daemon struct {
 	appends  claims
 	catalog  catalog
 	verdicts verdicts
+	refusals refusals
 	proofs   chan struct{} // bounds how many callers look at the kernel at once
 
 	dirty chan string // ids of capsules to look at; "" is all of them
@@ -255,6 +256,7 @@ func New(opt Options) (*Daemon, error) {
 		appends:   claims{held: map[string]bool{}},
 		catalog:   catalog{store: opt.Store},
 		failures:  map[string]failure{},
+		refusals:  refusals{of: map[string]*tally{}},
 		starting:  "the daemon is starting",
 	}
 	if d.policies, err = d.load(); err != nil {

@@ -268,6 +268,14 @@ func (d *Daemon) converge(ctx context.Context) error {
 	d.complain(ctx, "record of the policies", d.notePoliciesRead(ctx))
 	d.complain(ctx, "leases", d.mendLeases(ctx))
 	d.complain(ctx, "sweep", d.sweep(ctx))
+	if counted := d.refusals.over(time.Now()); len(counted) > 0 {
+		d.complain(ctx, "counted refusals", d.store.Update(ctx, func(tx *store.Tx) (err error) {
+			for actor, n := range counted {
+				err = errors.Join(err, tx.Audit(countedRow(actor, n)))
+			}
+			return err
+		}))
+	}
 	d.complain(ctx, "old operations", d.store.Update(ctx, func(tx *store.Tx) error {
 		return tx.PruneOperations(time.Now().Add(-operationsKept))
 	}))

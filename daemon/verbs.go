@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -134,8 +135,20 @@ func (d *Daemon) refused(ctx context.Context, c Caller, kind, target string, err
 	e := classify(*err)
 	*err = e
 	d.log.LogAttrs(ctx, levelOf(e), "refused", logAttrs(c, kind, target, e)...)
+	write, counted := d.refusals.admit(c.GUID, time.Now())
+	if !write {
+		return
+	}
 	row := auditRow(c.GUID, c.From, c.Request, kind, clip(target), "refused", string(e.Code)+": "+e.Message)
-	if err := d.store.Update(context.WithoutCancel(ctx), func(tx *store.Tx) error { return tx.Audit(row) }); err != nil {
-		d.log.LogAttrs(ctx, levelOf(classify(err)), "audit row not written", logAttrs(c, kind, target, classify(err))...)
+	unwritten := d.store.Update(context.WithoutCancel(ctx), func(tx *store.Tx) error {
+		if counted > 0 {
+			if err := tx.Audit(countedRow(c.GUID, counted)); err != nil {
+				return err
+			}
+		}
+		return tx.Audit(row)
+	})
+	if unwritten != nil {
+		d.log.LogAttrs(ctx, levelOf(classify(unwritten)), "audit row not written", logAttrs(c, kind, target, classify(unwritten))...)
 	}
 }
