@@ -293,7 +293,6 @@ func (d *Daemon) Run(ctx context.Context, say func(Readiness)) error {
 	d.await("")
 	d.log.LogAttrs(ctx, slog.LevelInfo, "ready")
 	say(Readiness{Ready: true})
-	d.acts.Go(func() { d.watchSecure(ctx) })
 	d.acts.Go(func() { d.collectLoop(ctx) })
 	d.reconcileLoop(ctx)
 	return nil
@@ -315,6 +314,10 @@ func (d *Daemon) settle(ctx context.Context, say func(Readiness)) bool {
 			return d.files.Prepare(ctx, d.volumes(d.opt.VolumeGB, d.opt.SpoolGB))
 		}},
 		{"libvirt", func(context.Context) error { return d.hyper.Connected() }},
+		{"the verifier", func(context.Context) error { // what a full pass cannot mend is no reason not to look
+			d.acts.Go(func() { d.watchSecure(ctx) })
+			return nil
+		}},
 		{"converging", d.converge},
 		{"open operations", d.resume},
 	}

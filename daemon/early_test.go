@@ -3,6 +3,10 @@ package daemon_test
 import (
 	"errors"
 	"testing"
+	"time"
+
+	"github.com/capsuled/capsuled/daemon"
+	"github.com/capsuled/capsuled/domain"
 )
 
 // TestFlushWhileStarting: a daemon is started anew while libvirt is away, and capsules in secure mode run on. Rules that
@@ -32,4 +36,27 @@ func TestFlushWhileStarting(t *testing.T) {
 	b.machine.mu.Unlock()
 	<-ready
 	b.settled()
+}
+
+// TestProvedWhileStarting: a full pass that fails again and again keeps the daemon from being ready, and not from holding a
+// capsule that is not safe.
+func TestProvedWhileStarting(t *testing.T) {
+	b := newBench(t, func(o *daemon.Options) { o.VerifyEvery = 10 * time.Millisecond })
+	id := b.secured()
+	b.kill()
+	b.machine.faultAt("EnsureNetwork")
+	ready := b.launch()
+	b.machine.mu.Lock()
+	b.machine.alien[domain.ID(id)] = "a host device"
+	b.machine.mu.Unlock()
+	b.until(func() bool { c := b.show(id); return c.State == daemon.Failed && c.Observed == "paused" })
+	if b.Ready().Ready {
+		t.Error("it is ready without a network")
+	}
+	b.machine.mu.Lock()
+	delete(b.machine.alien, domain.ID(id))
+	b.machine.mu.Unlock()
+	b.machine.well()
+	<-ready
+	b.resumed(id)
 }
