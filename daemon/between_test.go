@@ -225,3 +225,13 @@ func details(t *testing.T, raw *sql.DB, action string) (all []string) {
 	}
 	return all
 }
+
+// TestWatcherIsAudited: what the watcher restores by itself is in the audit trail, though it takes no time.
+func TestWatcherIsAudited(t *testing.T) {
+	b, raw := opened(t, nil)
+	id := b.launched()
+	b.machine.mu.Lock()
+	b.machine.flushed["cap-"+id[:8]] = true
+	b.machine.mu.Unlock()
+	b.until(func() bool { return len(details(t, raw, "restore-firewall")) == 1 })
+}

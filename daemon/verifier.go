@@ -92,8 +92,11 @@ func (d *Daemon) mendFence(ctx context.Context) error {
 		return err
 	}
 	row := auditRow(itself.GUID, itself.From, "", "restore-firewall", "", outcome, told)
+	d.mu.Lock()
+	base := d.base // ctx ends when the firewall is mended, or has taken too long
+	d.mu.Unlock()
 	d.acts.Go(func() { // the firewall does not wait for the disk
-		d.complain(ctx, "audit of the firewall", d.store.Update(ctx, func(tx *store.Tx) error { return tx.Audit(row) }))
+		d.complain(base, "audit of the firewall", d.store.Update(base, func(tx *store.Tx) error { return tx.Audit(row) }))
 	})
 	return err
 }
