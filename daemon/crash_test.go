@@ -90,7 +90,7 @@ var deeds = map[string]func(*bench) func() (daemon.Operation, error){
 		b.wait(b.SwitchCapsule(b.t.Context(), alice, id, daemon.Maintenance, false))
 		b.machine.well()
 		b.idle()
-		return func() (daemon.Operation, error) { return b.free(b.ResumeCapsule, root, id) }
+		return func() (daemon.Operation, error) { return b.ResumeCapsule(b.t.Context(), root, id) }
 	},
 	"hold": func(b *bench) func() (daemon.Operation, error) {
 		id := b.secured()
@@ -138,12 +138,13 @@ func (m *machine) over(id string, r domain.Reason) {
 
 // begun begins what the daemon begins by itself, unless the reconciler was faster.
 func (b *bench) begun(kind, id string) func() (daemon.Operation, error) {
+	d := b.Daemon // the one that is killed; another may have come when it answers
 	return func() (daemon.Operation, error) {
-		op, err := b.Begin(b.t.Context(), kind, id)
+		op, err := d.Begin(b.t.Context(), kind, id)
 		if c := code(err); c != daemon.Busy && c != daemon.Conflict {
 			return op, err
 		}
-		newest, lookErr := b.Operations(b.t.Context(), root, daemon.OperationFilter{Target: id, Limit: 1})
+		newest, lookErr := d.Operations(b.t.Context(), root, daemon.OperationFilter{Target: id, Limit: 1})
 		if lookErr != nil || len(newest) == 0 || newest[0].Kind != kind {
 			return op, err
 		}
