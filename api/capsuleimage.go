@@ -3,7 +3,6 @@ package api
 import (
 	"net/http"
 
-	"github.com/capsuled/capsuled/api/wire"
 	"github.com/capsuled/capsuled/daemon"
 )
 
@@ -113,7 +112,7 @@ func (s *Server) imageInfos(r *http.Request, c daemon.Caller, q daemon.ImageQuer
 	if err != nil {
 		return reply{}, err
 	}
-	return reply{body: wire.ImageInfoList{ImageInfo: each(found.Images, shown(imageInfo))}}, nil
+	return reply{text: appendImageInfos(nil, found.Images), mediaType: jsonType}, nil
 }
 
 func (s *Server) getImage(_ http.ResponseWriter, r *http.Request, c daemon.Caller) (reply, error) {

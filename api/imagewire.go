@@ -2,7 +2,9 @@ package api
 
 import (
 	"maps"
+	"strconv"
 
+	"github.com/capsuled/capsuled/api/dialect"
 	"github.com/capsuled/capsuled/api/wire"
 	"github.com/capsuled/capsuled/daemon"
 )
@@ -39,6 +41,15 @@ func image(i daemon.Image) wire.Image {
 	return v
 }
 
+var listedImage = dialect.NewText(func(i daemon.Image) any { return image(i) })
+
+// appendImageList appends a page as a [wire.ImageList].
+func appendImageList(b []byte, page daemon.ImagePage) []byte {
+	b = listedImage.AppendList(append(b, `{"images":`...), page.Images)
+	b = strconv.AppendBool(append(b, `,"more":`...), page.More)
+	return append(b, "}\n"...)
+}
+
 // imageInfo is an image in the capsule dialect.
 func imageInfo(i daemon.Image) wire.ImageInfo {
 	v := wire.ImageInfo{
@@ -62,4 +73,12 @@ func imageInfo(i daemon.Image) wire.ImageInfo {
 
 func imageWaste(w daemon.ImageWaste) wire.ImageWaste {
 	return wire.ImageWaste{ID: w.ID, Name: w.Name, Digest: w.Digest, Bytes: w.Bytes, Kept: w.Kept}
+}
+
+var listedInfo = dialect.NewText(func(i daemon.Image) any { return imageInfo(i) })
+
+// appendImageInfos appends images as a [wire.ImageInfoList].
+func appendImageInfos(b []byte, images []*daemon.Image) []byte {
+	b = listedInfo.AppendList(append(b, `{"imageInfo":`...), images)
+	return append(b, "}\n"...)
 }

@@ -40,8 +40,3 @@ func each[D, W any](items []D, of func(D) W) []W {
 	}
 	return out
 }
-
-// shown has each take an image of the catalog, which is not copied before it is read.
-func shown[W any](of func(daemon.Image) W) func(*daemon.Image) W {
-	return func(i *daemon.Image) W { return of(*i) }
-}

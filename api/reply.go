@@ -24,6 +24,8 @@ type reply struct {
 	pass      http.HandlerFunc // answers in our stead
 }
 
+const jsonType = "application/json"
+
 func (s *Server) answer(w http.ResponseWriter, r *http.Request, p reply) {
 	if p.pass != nil {
 		p.pass(w, r)
@@ -101,7 +103,7 @@ func writeJSON(w http.ResponseWriter, status int, body any) {
 		panic(err) // a programmer's error; the recovery answers 500
 	}
 	text = append(text, '\n')
-	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Type", jsonType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
 	w.WriteHeader(status)
 	_, _ = w.Write(text) // a caller that is gone needs no answer

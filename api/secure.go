@@ -167,7 +167,7 @@ func readNothing(w http.ResponseWriter, r *http.Request) error {
 }
 
 func readNoBody(w http.ResponseWriter, r *http.Request) error {
-	body, err := readBody(w, r, "application/json")
+	body, err := readBody(w, r, jsonType)
 	if err == nil && body != "" {
 		return invalid("this call takes no body")
 	}
@@ -179,7 +179,7 @@ func readDocument(w http.ResponseWriter, r *http.Request, into any) error {
 	if r.URL.RawQuery != "" {
 		return invalid("parameters belong in the body, not in the query string")
 	}
-	body, err := readBody(w, r, "application/json")
+	body, err := readBody(w, r, jsonType)
 	if err != nil {
 		return err
 	}

@@ -47,19 +47,7 @@ func shown(i daemon.Image) map[string]any {
 	return out
 }
 
-type encodedKey struct{}
-
-// encoded is an image in JSON, made once for each that the catalog has: a page through maps and reflection costs many
-// times what it costs to send.
-func encoded(i *daemon.Image) []byte {
-	return i.Derived(encodedKey{}, func(i *daemon.Image) any {
-		b, err := json.Marshal(shown(*i))
-		if err != nil {
-			panic(err) // texts and numbers alone
-		}
-		return b
-	}).([]byte)
-}
+var listed = dialect.NewText(func(i daemon.Image) any { return shown(i) })
 
 func orNull(s string) any {
 	if s == "" {

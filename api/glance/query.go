@@ -234,13 +234,7 @@ func (f *Family) list(c *call) (dialect.Reply, error) {
 	if err != nil {
 		return dialect.Reply{}, err
 	}
-	b := append(c.Buffer(), `{"images":[`...)
-	for n := range found {
-		if n > 0 {
-			b = append(b, ',')
-		}
-		b = append(b, encoded(found[n])...)
-	}
+	b := listed.AppendList(append(c.Buffer(), `{"images":`...), found)
 	out := map[string]any{"schema": "/v2/schemas/images"}
 	last := ""
 	if more && len(found) > 0 {
@@ -249,7 +243,7 @@ func (f *Family) list(c *call) (dialect.Reply, error) {
 	links(out, "/v2/images", l.values, last)
 	p, err := reply(http.StatusOK, out)
 	if err == nil {
-		p.Body = append(append(b, `],`...), p.Body[1:]...) // without its brace
+		p.Body = append(append(b, ','), p.Body[1:]...) // without its brace
 	}
 	return p, err
 }

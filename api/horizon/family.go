@@ -154,9 +154,11 @@ func falsy(raw []byte) bool {
 	return v == nil || v == false || v == 0.0 || v == "" || isList && len(list) == 0
 }
 
+const mediaType = "application/json"
+
 func reply(status int, v any) (dialect.Reply, error) {
 	body, err := json.Marshal(v)
-	return dialect.Reply{Status: status, MediaType: "application/json", Body: body}, err
+	return dialect.Reply{Status: status, MediaType: mediaType, Body: body}, err
 }
 
 // Fault is a bare JSON string; nothing at all for a method that a path does not have.
@@ -170,7 +172,7 @@ func (f *Family) Fault(_ *dialect.Request, no *dialect.Refusal) dialect.Reply {
 	if status == http.StatusUnauthorized {
 		message = "not logged in" // what the dashboard looks for
 	}
-	p.MediaType = "application/json"
+	p.MediaType = mediaType
 	p.Body, _ = json.Marshal(message) // a string always can be
 	return p
 }

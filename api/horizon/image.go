@@ -50,6 +50,8 @@ func shown(i daemon.Image, extended bool) image {
 	}
 }
 
+var listed = dialect.NewText(func(i daemon.Image) any { return shown(i, false) })
+
 func orNull(s string) *string {
 	if s == "" {
 		return nil

@@ -110,7 +110,6 @@ func (f *Family) namespaces(c *call) (dialect.Reply, error) {
 	if q.paged {
 		size = pageSize
 	}
-	out := page{HasMore: q.paged && len(all) > size, HasPrev: q.paged && q.marker != ""}
 	items := make([]namespace, 0, len(all))
 	for _, m := range all[:min(len(all), size)] {
 		n, err := shownNamespace(m, q.resourceType)
@@ -119,8 +118,8 @@ func (f *Family) namespaces(c *call) (dialect.Reply, error) {
 		}
 		items = append(items, n)
 	}
-	out.Items = items
-	return reply(http.StatusOK, out)
+	b, err := json.Marshal(items)
+	return page(append(openPage(c), b...), q.paged && len(all) > size, q.paged && q.marker != ""), err
 }
 
 func (q catalogueQuery) matches(m daemon.Metadef) bool {

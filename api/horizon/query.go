@@ -3,7 +3,6 @@ package horizon
 import (
 	"context"
 	"maps"
-	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -28,11 +27,14 @@ type listing struct {
 	keep  []func(daemon.Image) bool
 }
 
-// page is a list and what is around it.
-type page struct {
-	Items   any  `json:"items"`
-	HasMore bool `json:"has_more_data"`
-	HasPrev bool `json:"has_prev_data"`
+// openPage begins a reply whose items are to be appended, as a list.
+func openPage(c *call) []byte { return append(c.Buffer(), `{"items":`...) }
+
+// page is the reply that has its items.
+func page(b []byte, more, previous bool) dialect.Reply {
+	b = strconv.AppendBool(append(b, `,"has_more_data":`...), more)
+	b = strconv.AppendBool(append(b, `,"has_prev_data":`...), previous)
+	return dialect.Reply{MediaType: mediaType, Body: append(b, '}')}
 }
 
 var sorts = map[string]daemon.ImageSort{
@@ -205,11 +207,7 @@ func (f *Family) list(c *call) (dialect.Reply, error) {
 	if err != nil {
 		return dialect.Reply{}, err
 	}
-	items := make([]image, 0, len(images))
-	for _, i := range images {
-		items = append(items, shown(*i, false))
-	}
-	return reply(http.StatusOK, page{Items: items, HasMore: l.paged && further, HasPrev: l.paged && l.query.Marker != ""})
+	return page(listed.AppendList(openPage(c), images), l.paged && further, l.paged && l.query.Marker != ""), nil
 }
 
 // gather fills a page.
