@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // DropOverlay destroys the overlay of key: what was written since the clean point is gone. The file loses its name,
@@ -14,19 +16,20 @@ import (
 // back are not overwritten: whether they can be read from the bare disk is a matter of its encryption or discard.
 // ErrInvalid if key is no UUID.
 func (s *Store) DropOverlay(ctx context.Context, key string) error {
-	return s.drop(ctx, "drop overlay of", key, func(name string) bool { return name == overlayFile })
+	return s.drop(ctx, "drop overlay of", key, func(name string) bool { return name == overlayFile }, (*directory).discard)
 }
 
-// DropRAM destroys the saved RAM of key, as [Store.DropOverlay] does the overlay.
+// DropRAM destroys the saved RAM of key, as [Store.DropOverlay] does the overlay, but that its blocks, of which there may
+// be gigabytes, are given back after it returned.
 func (s *Store) DropRAM(ctx context.Context, key string) error {
-	return s.drop(ctx, "drop RAM of", key, func(name string) bool { return name == ramFile })
+	return s.drop(ctx, "drop RAM of", key, func(name string) bool { return name == ramFile }, s.forsake)
 }
 
 // DropSerialLog destroys the console's log of key and the older ones that virtlogd has moved aside (serial.log.0 and
 // on), as [Store.DropOverlay] does the overlay. Call it when no domain runs: virtlogd would write on, to a file
 // without a name.
 func (s *Store) DropSerialLog(ctx context.Context, key string) error {
-	return s.drop(ctx, "drop serial log of", key, isSerialLog)
+	return s.drop(ctx, "drop serial log of", key, isSerialLog, (*directory).discard)
 }
 
 // isSerialLog tells the log and its rotated predecessors by their names.
@@ -35,8 +38,8 @@ func isSerialLog(name string) bool {
 	return name == serialLog || rotated && number != "" && strings.Trim(number, "0123456789") == ""
 }
 
-// drop destroys those files of key whose names match, and goes on after an error.
-func (s *Store) drop(ctx context.Context, verb, key string, match func(name string) bool) error {
+// drop destroys those files of key whose names match, each by means of one, and goes on after an error.
+func (s *Store) drop(ctx context.Context, verb, key string, match func(name string) bool, one func(d *directory, name string) error) error {
 	if err := errors.Join(ctx.Err(), checkKey(key)); err != nil {
 		return failed(verb, fmt.Sprintf("%.80q", key), err)
 	}
@@ -53,7 +56,7 @@ func (s *Store) drop(ctx context.Context, verb, key string, match func(name stri
 	errs := []error{err}
 	for _, n := range names {
 		if whole := strings.TrimPrefix(n, partialPrefix); match(whole) {
-			errs = append(errs, dir.discard(whole))
+			errs = append(errs, one(dir, whole))
 		}
 	}
 	if err := errors.Join(append(errs, dir.sync())...); err != nil {
@@ -86,4 +89,28 @@ func (d *directory) emptyAndRemove(name string) error {
 		err = nil
 	}
 	return errors.Join(err, d.removeAll(name))
+}
+
+// forsake takes a file's name away, and has its blocks given back while nobody waits: the kernel takes a quarter of a second
+// for a GiB of them. If this process ends first, it gives them back by itself. Absent is nil.
+func (s *Store) forsake(d *directory, name string) error {
+	var errs []error
+	for _, n := range []string{name, partialPrefix + name} {
+		f, err := d.openat(n, unix.O_WRONLY|unix.O_NONBLOCK, 0)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		errs = append(errs, d.removeAll(n))
+		if err != nil { // not a file, perhaps a link: nothing to give back
+			continue
+		}
+		s.forsaken.Go(func() {
+			var st unix.Stat_t
+			if unix.Fstat(int(f.Fd()), &st) == nil && st.Nlink == 0 { // it has no second name, see empty
+				_ = f.Truncate(0) // for the case that somebody holds it open; else the end of f does it
+			}
+			_ = f.Close()
+		})
+	}
+	return errors.Join(errs...)
 }

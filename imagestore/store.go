@@ -47,6 +47,8 @@ type Store struct {
 	converting chan struct{} // holds one token: one conversion at a time, see flatten.go
 	boot       string        // tells this boot of the machine from others
 
+	forsaken sync.WaitGroup // files without a name whose blocks are being given back
+
 	mu      sync.Mutex             // guards live and uploads
 	live    map[string]bool        // names in incoming that this process works on
 	uploads map[UploadID]*digested // what of each upload was digested as it came
@@ -95,8 +97,9 @@ func Open(opt Options) (_ *Store, err error) {
 	return s, nil
 }
 
-// Close releases the store. Work under way must have ended.
+// Close releases the store. Work under way must have ended; what goes on after its call returned is waited for.
 func (s *Store) Close() error {
+	s.forsaken.Wait()
 	var errs []error
 	for _, d := range []*directory{s.root, s.images, s.incoming, s.templates, s.capsules} {
 		if d != nil {
