@@ -88,6 +88,7 @@ func TestReconnect(t *testing.T) {
 			if o, err := h.ObserveOne(ctx, s.ID); err != nil || o.State != domain.Running {
 				t.Errorf("%+v, %v", o, err)
 			}
+			virsh(t, "domstats", "--block", s.Name) // waits until libvirtd has taken the domain up: a destroy meanwhile ends it, and fails
 			virsh(t, "destroy", s.Name)
 			if o := await(t, h, s.ID, isOff); o.Reason != domain.ReasonDestroyed {
 				t.Errorf("reason %q", o.Reason)

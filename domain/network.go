@@ -3,10 +3,14 @@ package domain
 import (
 	"context"
 	"encoding/xml"
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
+	"syscall"
+	"time"
 
 	"libvirt.org/go/libvirt"
 	"libvirt.org/go/libvirtxml"
@@ -59,7 +63,8 @@ func networkXML(n Network, uuid, mac string, hosts []libvirtxml.NetworkDHCPHost)
 // EnsureNetwork makes the network be there as described, and run. One that is already so is left alone; one
 // that differs in what we own is defined anew, with the leases that still fit, when no domain is attached to
 // it, and is ErrConflict otherwise, as is a stranger's network of that name. It does not start with libvirtd:
-// after a boot the owner's fence comes first, then the network, then domains. It is idempotent.
+// after a boot the owner's fence comes first, then the network, then domains. A dnsmasq that died is started anew. It is
+// idempotent.
 func (h *Host) EnsureNetwork(ctx context.Context, n Network) error {
 	if err := n.Validate(); err != nil {
 		return err
@@ -67,7 +72,7 @@ func (h *Host) EnsureNetwork(ctx context.Context, n Network) error {
 	return h.do(ctx, "ensure_network", "network "+n.Name, h.lanes.network, func(c *libvirt.Connect) error {
 		net, err := c.LookupNetworkByName(n.Name)
 		if isCode(err, libvirt.ERR_NO_NETWORK) {
-			return defineNetwork(c, n, "", "", nil)
+			return defineNetwork(ctx, c, n, "", "", nil)
 		}
 		if err != nil {
 			return err
@@ -78,13 +83,13 @@ func (h *Host) EnsureNetwork(ctx context.Context, n Network) error {
 			return err
 		}
 		if !same {
-			return replaceNetwork(c, net, n)
+			return replaceNetwork(ctx, c, net, n)
 		}
-		return startNetwork(net)
+		return startNetwork(ctx, net, n)
 	})
 }
 
-func defineNetwork(c *libvirt.Connect, n Network, uuid, mac string, hosts []libvirtxml.NetworkDHCPHost) error {
+func defineNetwork(ctx context.Context, c *libvirt.Connect, n Network, uuid, mac string, hosts []libvirtxml.NetworkDHCPHost) error {
 	doc, err := networkXML(n, uuid, mac, hosts)
 	if err != nil {
 		return err
@@ -94,22 +99,41 @@ func defineNetwork(c *libvirt.Connect, n Network, uuid, mac string, hosts []libv
 		return err
 	}
 	defer net.Free()
-	return startNetwork(net)
+	return startNetwork(ctx, net, n)
 }
 
-func startNetwork(net *libvirt.Network) error {
+func startNetwork(ctx context.Context, net *libvirt.Network, n Network) error {
 	if err := net.SetAutostart(false); err != nil {
 		return err
 	}
 	active, err := net.IsActive()
-	if err != nil || active {
+	switch {
+	case err != nil:
 		return err
+	case active:
+		return reviveDNSMasq(ctx, net, n.Gateway())
 	}
 	return net.Create()
 }
 
+// reviveDNSMasq has libvirt start the network's dnsmasq anew if it has died. libvirt itself does not watch it, and looks
+// whether it is there only when a static lease changes (networkRefreshDhcpDaemon). A dnsmasq that lives listens for
+// names on TCP; anything but a refusal tells nothing.
+func reviveDNSMasq(ctx context.Context, n *libvirt.Network, gateway netip.Addr) error {
+	const local = time.Second // to an address of this host
+	conn, err := (&net.Dialer{Timeout: local}).DialContext(ctx, "tcp4", netip.AddrPortFrom(gateway, 53).String())
+	if err == nil {
+		return conn.Close()
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		return nil
+	}
+	return updateHost(n, libvirt.NETWORK_UPDATE_COMMAND_MODIFY,
+		libvirtxml.NetworkDHCPHost{MAC: nobody, IP: gateway.String()}, libvirt.NETWORK_UPDATE_AFFECT_LIVE)
+}
+
 // replaceNetwork takes down a network of ours that differs and puts up n. The UUID stays.
-func replaceNetwork(c *libvirt.Connect, net *libvirt.Network, n Network) error {
+func replaceNetwork(ctx context.Context, c *libvirt.Connect, net *libvirt.Network, n Network) error {
 	old, err := describeNetwork(net, libvirt.NETWORK_XML_INACTIVE)
 	if err != nil {
 		return err
@@ -148,7 +172,7 @@ func replaceNetwork(c *libvirt.Connect, net *libvirt.Network, n Network) error {
 	if old.MAC != nil {
 		mac = old.MAC.Address
 	}
-	return defineNetwork(c, n, old.UUID, mac, keep)
+	return defineNetwork(ctx, c, n, old.UUID, mac, keep)
 }
 
 // sameNetwork compares what we own, in the persistent definition and, when it runs, in the live one.

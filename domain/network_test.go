@@ -5,7 +5,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -214,6 +216,33 @@ func TestLeases(t *testing.T) {
 		t.Errorf("offered %+v", offer)
 	}
 	noErr(t, "drop", h.DropLease(ctx, capsNet.Name, one.MAC))
+}
+
+// TestDNSMasqRevived: a dnsmasq that was killed answers again after the next look, and the network stayed up for its guests.
+func TestDNSMasqRevived(t *testing.T) {
+	cleanNetwork(t)
+	h, ctx := open(t), t.Context()
+	noErr(t, "ensure", h.EnsureNetwork(ctx, capsNet))
+	one := lease(1, "192.168.53.11", "one")
+	noErr(t, "put", h.PutLease(ctx, capsNet.Name, one))
+	bridge, err := net.InterfaceByName(capsNet.Bridge)
+	noErr(t, "bridge", err)
+	file, err := os.ReadFile("/run/libvirt/network/" + capsNet.Name + ".pid")
+	noErr(t, "dnsmasq", err)
+	pid, err := strconv.Atoi(strings.TrimSpace(string(file)))
+	noErr(t, "dnsmasq", err)
+	noErr(t, "kill", syscall.Kill(pid, syscall.SIGKILL))
+	reaped(t, pid)
+	noErr(t, "ensure again", h.EnsureNetwork(ctx, capsNet))
+	c := newDHCPClient(t, capsNet.Bridge)
+	if offer, _ := c.obtain(dhcpDiscover, 1, one.MAC, netip.Addr{}); offer.ip != one.IP {
+		t.Errorf("offered %+v", offer)
+	}
+	if same, err := net.InterfaceByName(capsNet.Bridge); err != nil || same.Index != bridge.Index {
+		t.Errorf("the bridge was made anew: %v, %v", same, err)
+	}
+	noErr(t, "drop", h.DropLease(ctx, capsNet.Name, one.MAC))
+	checkLeases(t, h)
 }
 
 // TestLeaseMoves: the same MAC elsewhere, a name that another has, dropped, dropped again.
