@@ -19,14 +19,19 @@ func (s *Store) Open(ctx context.Context, d Digest) (*os.File, Image, error) {
 }
 
 // Verify reads an image once more, and holds its bytes against its digest: ErrCorrupt if they are others. It changes
-// nothing. ErrNotFound if there is no such image, ErrInvalid if d is no digest; ending ctx ends it. Its step is
-// "digest".
+// nothing, and waits while another image is verified. ErrNotFound if there is no such image, ErrInvalid if d is no digest; ending
+// ctx ends it. Its step is "digest".
 func (s *Store) Verify(ctx context.Context, d Digest, p Progress) error {
 	b, err := s.openImage(ctx, d)
 	if err != nil {
 		return failed("verify image", fmt.Sprintf("%.80q", string(d)), err)
 	}
 	defer b.file.Close()
+	end, err := s.verifying.take(ctx)
+	if err != nil {
+		return failed("verify image", string(d), err)
+	}
+	defer end()
 	got, err := s.digest(ctx, b.file, p)
 	if err == nil && got.sum() != d {
 		err = fmt.Errorf("%w: its bytes are %s now", ErrCorrupt, got.sum())

@@ -199,12 +199,11 @@ func (f *flattening) scrub(ctx context.Context, c Clean) error {
 // convert replaces the disk by a whole one of another format.
 func (f *flattening) convert(ctx context.Context, format Format) (err error) {
 	s := f.store
-	select {
-	case s.converting <- struct{}{}:
-		defer func() { <-s.converting }()
-	case <-ctx.Done():
-		return ctx.Err()
+	end, err := s.converting.take(ctx)
+	if err != nil {
+		return err
 	}
+	defer end()
 	if base := f.base; base != nil && !f.whole {
 		// The converter runs as nobody. The file is in directories that root and QEMU alone can enter, who may read it
 		// anyway; one conversion at a time keeps one from taking the mode from another.

@@ -44,8 +44,9 @@ type Store struct {
 
 	prepare sync.Mutex // one Prepare at a time: both would format the same template
 
-	converting chan struct{} // holds one token: one conversion at a time, see flatten.go
-	boot       string        // tells this boot of the machine from others
+	converting turn   // see flatten.go
+	verifying  turn
+	boot       string // tells this boot of the machine from others
 
 	forsaken sync.WaitGroup // files without a name whose blocks are being given back
 
@@ -70,7 +71,7 @@ func Open(opt Options) (_ *Store, err error) {
 	}
 	opt.Dir = filepath.Clean(opt.Dir)
 	opt.MaxImageBytes = cmp.Or(opt.MaxImageBytes, defaultMaxImage)
-	s := &Store{opt: opt, live: map[string]bool{}, uploads: map[UploadID]*digested{}, converting: make(chan struct{}, 1)}
+	s := &Store{opt: opt, live: map[string]bool{}, uploads: map[UploadID]*digested{}, converting: newTurn(), verifying: newTurn()}
 	defer func() {
 		if err != nil {
 			s.Close()

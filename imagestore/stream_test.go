@@ -7,8 +7,10 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -66,6 +68,36 @@ func TestImportFrom(t *testing.T) {
 	}
 	if diff := cmp.Diff(emptyTree, tree(t, dir)); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// One image is verified at a time, and who waits can leave.
+func TestVerifyInTurn(t *testing.T) {
+	s, _ := newStore(t)
+	img := add(t, s, rawDisk(t, 1, mib))
+	begun, on := make(chan struct{}), make(chan struct{})
+	first := make(chan error)
+	go func() {
+		once := sync.OnceFunc(func() { close(begun); <-on })
+		first <- s.Verify(context.WithoutCancel(t.Context()), img.Digest, func(string, int64, int64) { once() })
+	}()
+	<-begun
+	ctx, cancel := context.WithCancel(t.Context())
+	second := make(chan error)
+	go func() {
+		second <- s.Verify(ctx, img.Digest, func(string, int64, int64) { t.Error("two are verified at once") })
+	}()
+	time.Sleep(20 * time.Millisecond) // for the case that it does not wait
+	cancel()
+	if err := <-second; !errors.Is(err, context.Canceled) {
+		t.Errorf("who left got %v", err)
+	}
+	close(on)
+	if err := <-first; err != nil {
+		t.Error(err)
+	}
+	if err := s.Verify(t.Context(), img.Digest, nil); err != nil {
+		t.Error("the next:", err)
 	}
 }
 
