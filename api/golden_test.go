@@ -1,19 +1,15 @@
 package api_test
 
 import (
-	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/capsuled/capsuled/daemon"
+	"github.com/capsuled/capsuled/internal/golden"
 )
-
-var update = flag.Bool("update", false, "write testdata/*.golden anew")
 
 const firstCapsule = "00000000-0000-4000-8000-000000000001"
 
@@ -37,17 +33,6 @@ func (tr *transcript) call(t *testing.T, method, path, body string) {
 		}
 	}
 	fmt.Fprintf(tr, "%s\n", a.body)
-}
-
-func (tr *transcript) compare(t *testing.T, name string) {
-	t.Helper()
-	path := filepath.Join("testdata", name+".golden")
-	if *update {
-		write(t, path, tr.String(), 0o644)
-	}
-	if diff := cmp.Diff(string(must[[]byte](t)(os.ReadFile(path))), tr.String()); diff != "" {
-		t.Errorf("%s differs (-want +got):\n%s", path, diff)
-	}
 }
 
 func TestCapsuleDialectGolden(t *testing.T) {
@@ -83,7 +68,7 @@ func TestCapsuleDialectGolden(t *testing.T) {
 	tr.call(t, "POST", "/deletevm", "vmid=nonsense")
 	tr.call(t, "GET", "/deletevm", "")
 	tr.call(t, "GET", "/sloan-ws/nowhere", "")
-	tr.compare(t, "capsule")
+	golden.Check(t, "capsule", tr.String())
 }
 
 // A redacted entry shows that the capsule exists and what the caller is to it; the daemon's own record is whole here,
@@ -102,7 +87,7 @@ func TestRedactedGolden(t *testing.T) {
 	})
 	tr.call(t, "POST", "/show", "vmid="+firstCapsule)
 	tr.call(t, "GET", "/listvms", "")
-	tr.compare(t, "redacted")
+	golden.Check(t, "redacted", tr.String())
 }
 
 // The calls about one capsule, its fence and the host.
@@ -131,7 +116,7 @@ func TestSecureGolden(t *testing.T) {
 	tr.call(t, "POST", "/v1/policies/reload", "")
 	tr.call(t, "GET", "/v1/policies/reload", "")
 	tr.call(t, "GET", "/v1/doctor", "")
-	tr.compare(t, "secure")
+	golden.Check(t, "secure", tr.String())
 }
 
 // What the verbs of the modes get is what was sent, in normal form.
@@ -177,5 +162,5 @@ func TestNativeDialectGolden(t *testing.T) {
 	tr.call(t, "GET", "/readyz", "")
 	tr.set(func(f *fakeDaemon) { f.ready = daemon.Readiness{Reasons: []string{"libvirt: connection refused"}} })
 	tr.call(t, "GET", "/readyz", "")
-	tr.compare(t, "native")
+	golden.Check(t, "native", tr.String())
 }

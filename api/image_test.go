@@ -9,6 +9,7 @@ import (
 
 	"github.com/capsuled/capsuled/api/wire"
 	"github.com/capsuled/capsuled/daemon"
+	"github.com/capsuled/capsuled/internal/golden"
 )
 
 // The image calls of the capsule dialect, from a capsule to its image's end.
@@ -36,7 +37,7 @@ func TestCapsuleImagesGolden(t *testing.T) {
 	tr.call(t, "DELETE", "/sloan-ws/deleteimage", "imageId=image-2")
 	tr.call(t, "PUT", "/requestimagedelete", "imageId=image-2")
 	tr.call(t, "GET", "/deleteimage", "")
-	tr.compare(t, "capsuleimage")
+	golden.Check(t, "capsuleimage", tr.String())
 }
 
 // The native calls about records.
@@ -63,7 +64,7 @@ func TestNativeImagesGolden(t *testing.T) {
 	tr.local(t, "POST", "/createvm", strings.Replace(createForm, "image-1", "image-2", 1))
 	tr.set(func(f *fakeDaemon) { f.capsules[firstCapsule].State = daemon.Shutdown })
 	tr.call(t, "POST", "/v1/capsules/"+firstCapsule+"/share", `{"name":"shared","description":"d","public":true}`)
-	tr.compare(t, "image")
+	golden.Check(t, "image", tr.String())
 }
 
 // What the verbs of images get is what was sent, in normal form.

@@ -22,20 +22,8 @@ func decodeJSON(body string, into any) error {
 	}
 	known := jsonNames(reflect.TypeOf(into).Elem())
 	dec := json.NewDecoder(strings.NewReader(body))
-	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
-		return malformed(err)
-	}
 	seen := map[string]bool{}
-	for dec.More() {
-		t, err := dec.Token()
-		name, ok := t.(string)
-		if err != nil || !ok {
-			return malformed(err)
-		}
-		var value json.RawMessage
-		if err := dec.Decode(&value); err != nil {
-			return malformed(err)
-		}
+	err := members(dec, func(name string, value json.RawMessage) error {
 		switch {
 		case !slices.Contains(known, name):
 			return invalid("%s", nameParams(known).unknown([]string{name}))
@@ -44,20 +32,19 @@ func decodeJSON(body string, into any) error {
 		case bytes.Equal(value, []byte("null")):
 			return invalid("%s must not be null", name)
 		}
-		if value[0] == '{' {
-			if err := distinct(name, value); err != nil {
-				return err
-			}
-		}
 		seen[name] = true
-	}
-	if _, err := dec.Token(); err != nil {
-		return malformed(err)
+		if value[0] == '{' {
+			return distinct(name, value)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	if _, err := dec.Token(); err != io.EOF {
 		return invalid("the body must be one JSON object and nothing after it")
 	}
-	err := json.Unmarshal([]byte(body), into)
+	err = json.Unmarshal([]byte(body), into)
 	if t, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		return invalid("%s must be of type %s, not %s", t.Field, jsonKind(t.Type), t.Value)
 	}
@@ -70,21 +57,8 @@ func decodeJSON(body string, into any) error {
 // distinct holds a map of texts to the same rules: encoding/json would take the last of two values, and "" for null. What
 // is no map of texts is left to the decoder of its field.
 func distinct(field string, value json.RawMessage) error {
-	dec := json.NewDecoder(bytes.NewReader(value))
-	if _, err := dec.Token(); err != nil {
-		return malformed(err)
-	}
 	seen := map[string]bool{}
-	for dec.More() {
-		t, err := dec.Token()
-		name, ok := t.(string)
-		if err != nil || !ok {
-			return malformed(err)
-		}
-		var item json.RawMessage
-		if err := dec.Decode(&item); err != nil {
-			return malformed(err)
-		}
+	return members(json.NewDecoder(bytes.NewReader(value)), func(name string, item json.RawMessage) error {
 		switch {
 		case seen[name]:
 			return invalid("%s has %.255q more than once", field, name)
@@ -92,6 +66,31 @@ func distinct(field string, value json.RawMessage) error {
 			return invalid("%s must have texts and nothing else", field)
 		}
 		seen[name] = true
+		return nil
+	})
+}
+
+// members hands the members of the object that comes next to f, one by one as they were sent.
+func members(dec *json.Decoder, f func(name string, value json.RawMessage) error) error {
+	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
+		return malformed(err)
+	}
+	for dec.More() {
+		t, err := dec.Token()
+		name, ok := t.(string)
+		if err != nil || !ok {
+			return malformed(err)
+		}
+		var value json.RawMessage
+		if err := dec.Decode(&value); err != nil {
+			return malformed(err)
+		}
+		if err := f(name, value); err != nil {
+			return err
+		}
+	}
+	if _, err := dec.Token(); err != nil {
+		return malformed(err)
 	}
 	return nil
 }

@@ -20,8 +20,8 @@ const tokenLeeway = 10 * time.Second
 
 // tokens turns bearer tokens into callers.
 type tokens struct {
-	secret *secretFile // nil: none is configured, and no token is accepted
-	admins []string    // guids that are administrators whatever their token says
+	secret *privateFile[[]byte] // nil: none is configured, and no token is accepted
+	admins []string             // guids that are administrators whatever their token says
 	parser *jwt.Parser
 
 	mu    sync.Mutex // guards known

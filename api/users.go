@@ -3,9 +3,7 @@ package api
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"sync"
 	"syscall"
 	"time"
 
@@ -13,16 +11,8 @@ import (
 	"github.com/capsuled/capsuled/api/keystone"
 )
 
-// usersFile is the users' file, read again when it changes. As with the secret, one that went bad is an error, and not
-// what it said before: who removed a user meant it.
-type usersFile struct {
-	path string
-
-	mu    sync.Mutex // guards what follows
-	state fileState
-	users []keystone.User
-	err   error
-}
+// maxUsers is how many bytes of a users' file are read.
+const maxUsers = 1 << 20
 
 // newKeystone is the identity family: it gives out the tokens that every other door takes.
 func newKeystone(opt Options, t *tokens) (dialect.Family, error) {
@@ -52,7 +42,7 @@ func newKeystone(opt Options, t *tokens) (dialect.Family, error) {
 		if t.secret == nil {
 			return nil, errors.New("api: UsersFile needs SecretFile: tokens are signed with it")
 		}
-		f := &usersFile{path: opt.UsersFile}
+		f := &privateFile[[]keystone.User]{path: opt.UsersFile, what: "users", most: maxUsers, check: checkOwned, parse: parseUsers}
 		if _, err := f.read(); err != nil {
 			return nil, err
 		}
@@ -67,48 +57,18 @@ func claimsOf(u keystone.User) claims {
 	return c
 }
 
-// read returns the present users. The caller must not change them.
-func (f *usersFile) read() ([]keystone.User, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	info, err := os.Stat(f.path)
+func parseUsers(text []byte) ([]keystone.User, error) {
+	if len(text) > maxUsers {
+		return nil, fmt.Errorf("it has more than %d bytes", maxUsers)
+	}
+	users, err := keystone.ParseUsers(text)
 	if err != nil {
-		f.state = fileState{} // whatever comes back is read
-		return nil, fmt.Errorf("api: users: %w", err)
-	}
-	if now := stateOf(info); now != f.state {
-		f.state = now // from before the read, as with the secret
-		f.users, f.err = readUsers(f.path)
-	}
-	return f.users, f.err
-}
-
-func readUsers(path string) ([]keystone.User, error) {
-	const longest = 1 << 20
-	// Without O_NONBLOCK a FIFO in its place would hang the request.
-	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, fmt.Errorf("api: users: %w", err)
-	}
-	defer file.Close()
-	if err := checkOwned(file); err != nil {
-		return nil, fmt.Errorf("api: users: %w", err)
-	}
-	text, err := io.ReadAll(io.LimitReader(file, longest+1))
-	if err == nil && len(text) > longest {
-		err = fmt.Errorf("it has more than %d bytes", longest)
-	}
-	var users []keystone.User
-	if err == nil {
-		users, err = keystone.ParseUsers(text)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("api: users %s: %w", path, err)
+		return nil, err
 	}
 	for _, u := range users {
 		// What would be refused when the token comes back is refused before it goes out.
 		if _, err := claimsOf(u).caller(); err != nil {
-			return nil, fmt.Errorf("api: users %s: %q: %w", path, u.Name, err)
+			return nil, fmt.Errorf("%q: %w", u.Name, err)
 		}
 	}
 	return users, nil

@@ -15,19 +15,10 @@ import (
 // what a boot of the host has ended has no upload at all: so the record counts from its last change as well.
 const awaitedFor = 24 * time.Hour
 
-// collectLoop collects until ctx ends.
-func (d *Daemon) collectLoop(ctx context.Context) {
-	tick := time.NewTicker(d.opt.CollectEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		_, err := d.collect(ctx, itself, false)
-		d.complain(ctx, "images to collect", err)
-	}
+// collectDue collects what is to be collected by now.
+func (d *Daemon) collectDue(ctx context.Context) error {
+	_, err := d.collect(ctx, itself, false)
+	return err
 }
 
 // CollectImages takes what is there to be taken of images: those in DELETE_PENDING for longer than Options.KeepDeleted

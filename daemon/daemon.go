@@ -293,7 +293,7 @@ func (d *Daemon) Run(ctx context.Context, say func(Readiness)) error {
 	d.await("")
 	d.log.LogAttrs(ctx, slog.LevelInfo, "ready")
 	say(Readiness{Ready: true})
-	d.acts.Go(func() { d.collectLoop(ctx) })
+	d.acts.Go(func() { d.every(ctx, d.opt.CollectEvery, "images to collect", d.collectDue) })
 	d.reconcileLoop(ctx)
 	return nil
 }
@@ -315,7 +315,7 @@ func (d *Daemon) settle(ctx context.Context, say func(Readiness)) bool {
 		}},
 		{"libvirt", func(context.Context) error { return d.hyper.Connected() }},
 		{"the verifier", func(context.Context) error { // what a full pass cannot mend is no reason not to look
-			d.acts.Go(func() { d.watchSecure(ctx) })
+			d.acts.Go(func() { d.every(ctx, d.opt.VerifyEvery, "capsules in secure mode", d.verifyAll) })
 			return nil
 		}},
 		{"converging", d.converge},

@@ -55,6 +55,20 @@ func (d *Daemon) reconcileLoop(ctx context.Context) {
 	}
 }
 
+// every does something again and again until ctx ends.
+func (d *Daemon) every(ctx context.Context, period time.Duration, what string, do func(context.Context) error) {
+	tick := time.NewTicker(period)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			d.complain(ctx, what, do(ctx))
+		}
+	}
+}
+
 // complain logs what will be tried again.
 func (d *Daemon) complain(ctx context.Context, what string, err error) {
 	if err != nil && ctx.Err() == nil {

@@ -193,24 +193,10 @@ type checked struct {
 	denied denied
 }
 
-// watchSecure proves every capsule in secure mode again and again, and holds one that fails.
-func (d *Daemon) watchSecure(ctx context.Context) {
-	tick := time.NewTicker(d.opt.VerifyEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			d.complain(ctx, "capsules in secure mode", d.verifyAll(ctx))
-		}
-	}
-}
-
 // lookLimit is how long the verifier waits for what libvirt and the kernel say of one capsule.
 const lookLimit = 10 * time.Second
 
-// verifyAll proves every capsule that is in secure mode.
+// verifyAll proves every capsule that is in secure mode, and holds one that fails.
 func (d *Daemon) verifyAll(ctx context.Context) error {
 	list, others, err := d.secured(ctx)
 	if err != nil {

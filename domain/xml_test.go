@@ -2,20 +2,16 @@ package domain_test
 
 import (
 	"errors"
-	"flag"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/capsuled/capsuled/domain"
-	"github.com/google/go-cmp/cmp"
+	"github.com/capsuled/capsuled/internal/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 // plain is a spec with one raw disk.
 func plain() domain.Spec {
@@ -44,23 +40,6 @@ func whole() domain.Spec {
 	return s
 }
 
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name+".golden")
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", path, diff)
-	}
-}
-
 func TestDomainXML(t *testing.T) {
 	for _, row := range []struct {
 		name     string
@@ -77,7 +56,7 @@ func TestDomainXML(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			golden(t, row.name, got)
+			golden.Check(t, row.name, got)
 			again, _ := domain.DomainXML(row.spec, row.virtType)
 			if again != got {
 				t.Error("the same spec gave other bytes")

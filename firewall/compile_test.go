@@ -3,15 +3,12 @@ package firewall
 import (
 	"bytes"
 	"errors"
-	"flag"
 	"fmt"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -20,9 +17,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/capsuled/capsuled/firewall/policy"
+	"github.com/capsuled/capsuled/internal/golden"
 )
-
-var update = flag.Bool("update", false, "write testdata/*.golden anew")
 
 // options are those of the tests; a /20 holds what a /24 does not.
 func options(subnet string) Options {
@@ -58,23 +54,6 @@ func bindings(o Options, n int) []Binding {
 	return all
 }
 
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name+".golden")
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", path, diff)
-	}
-}
-
 func TestCompileGolden(t *testing.T) {
 	for _, c := range []struct {
 		name, subnet string
@@ -93,11 +72,11 @@ func TestCompileGolden(t *testing.T) {
 				o.PublicIP = netip.MustParseAddr(c.public)
 			}
 			all := bindings(o, c.n)
-			golden(t, c.name+".ipv4", restoreText(nil, o.compileIP4(wants(o, all))))
-			golden(t, c.name+".bridge", o.bridgeText(o.compileBridge(wants(o, all)), wants(o, all).policies))
+			golden.Check(t, c.name+".ipv4", restoreText(nil, o.compileIP4(wants(o, all))))
+			golden.Check(t, c.name+".bridge", o.bridgeText(o.compileBridge(wants(o, all)), wants(o, all).policies))
 		})
 	}
-	golden(t, "ipv6", restoreText(nil, options("192.168.53.0/24").compileIP6()))
+	golden.Check(t, "ipv6", restoreText(nil, options("192.168.53.0/24").compileIP6()))
 }
 
 // A packet must meet a bounded number of rules, a chain must have a name that iptables takes, and no chain

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/capsuled/capsuled/firewall/policy"
+	"github.com/capsuled/capsuled/internal/golden"
 )
 
 func inspect(t *testing.T, c *Chains, tap string) Evidence {
@@ -58,7 +59,7 @@ func TestEvidence(t *testing.T) {
 		if len(e.Differences) > 0 {
 			t.Errorf("%s: %s", tap, strings.Join(e.Differences, "\n"))
 		}
-		golden(t, "evidence-"+tap, strings.Join(e.Kernel, "\n")+"\n")
+		golden.Check(t, "evidence-"+tap, strings.Join(e.Kernel, "\n")+"\n")
 	}
 	secure, neighbour := inspect(t, c, all[0].Tap), inspect(t, c, all[1].Tap)
 	if secure.Policy != "secure" || neighbour.Policy != "maintenance" || secure.Hash == neighbour.Hash {

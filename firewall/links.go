@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -38,14 +37,13 @@ type linkInfo struct {
 }
 
 func openLinks() (*links, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	fd, err := openNetlink(unix.NETLINK_ROUTE)
 	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
+		return nil, err
 	}
 	l := &links{fd: fd}
 	runtime.AddCleanup(l, func(fd int) { _ = unix.Close(fd) }, fd)
-	return l, errors.Join(unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}),
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: int64(commandTime.Seconds())}))
+	return l, nil
 }
 
 // taps are the interfaces that are called like a tap of ours, by name. One that comes or goes meanwhile may be missing.

@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/capsuled/capsuled/firewall/policy"
+	"github.com/capsuled/capsuled/internal/golden"
 	"github.com/capsuled/capsuled/internal/testhost"
 )
 
@@ -67,7 +68,7 @@ func TestPolicyGolden(t *testing.T) {
 		for _, c := range l.bridge {
 			fmt.Fprintf(&text, "chain %s {\n\t%s\n}\n", c.name, strings.Join(c.lines, "\n\t"))
 		}
-		golden(t, "policy-"+name, text.String())
+		golden.Check(t, "policy-"+name, text.String())
 	}
 }
 
@@ -234,7 +235,7 @@ func TestPoliciesEditTheTable(t *testing.T) {
 	have := bridgeState{blocks: blocks, elements: o.compileBridge(w)}
 	o.Policies = []policy.Policy{maintenance, {Name: narrow.Name, DHCP: true}, {Name: "new"}}
 	next := wants(o, all)
-	golden(t, "edit.bridge", o.bridgeChange(have, o.compileBridge(next), next.policies))
+	golden.Check(t, "edit.bridge", o.bridgeChange(have, o.compileBridge(next), next.policies))
 }
 
 // Bindings of a policy that changed lose their connections, also where a new process brings the change; those of

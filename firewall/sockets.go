@@ -22,11 +22,12 @@ const disconnectRounds = 10
 // again the moment after; those that come while it works are ended too. ErrUnavailable if the kernel cannot
 // (it must be built with CONFIG_INET_DIAG_DESTROY) or the process may not (CAP_NET_ADMIN).
 func Disconnect(ctx context.Context, ports ...uint16) (int, error) {
-	d, err := openSockDiag()
+	fd, err := openNetlink(unix.NETLINK_INET_DIAG)
 	if err != nil {
 		return 0, fmt.Errorf("firewall: disconnect: %w: %w", ErrUnavailable, err)
 	}
-	defer unix.Close(d.fd)
+	defer unix.Close(fd)
+	d := &sockDiag{fd: fd}
 	total := 0
 	for range disconnectRounds {
 		n, err := d.destroyAll(ctx, ports)
@@ -45,19 +46,6 @@ func Disconnect(ctx context.Context, ports ...uint16) (int, error) {
 type sockDiag struct {
 	fd  int
 	seq uint32
-}
-
-func openSockDiag() (*sockDiag, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_INET_DIAG)
-	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
-	}
-	err = errors.Join(unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}),
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: int64(commandTime.Seconds())}))
-	if err != nil {
-		return nil, errors.Join(err, unix.Close(fd))
-	}
-	return &sockDiag{fd: fd}, nil
 }
 
 // destroyAll ends the connections that are there now.

@@ -3,9 +3,7 @@ package firewall
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -24,14 +22,13 @@ type nfTables struct {
 }
 
 func openNFTables() (*nfTables, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	fd, err := openNetlink(unix.NETLINK_NETFILTER)
 	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
+		return nil, err
 	}
 	n := &nfTables{fd: fd}
 	runtime.AddCleanup(n, func(fd int) { _ = unix.Close(fd) }, fd)
-	return n, errors.Join(unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}),
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: int64(commandTime.Seconds())}))
+	return n, nil
 }
 
 // generation is the number that the kernel raises with every change of nf_tables in this network namespace,
@@ -123,37 +120,6 @@ func (n *nfTables) send(b []byte) error {
 	return nil
 }
 
-// receive hands messages of the kernel on a netlink socket to f until it is done.
-func receive(fd int, f func(m unix.NlMsghdr, body []byte) (done bool, err error)) error {
-	buf := make([]byte, 1<<16)
-	for {
-		size, from, err := unix.Recvfrom(fd, buf, 0)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("netlink: receive: %w: %w", ErrUnavailable, err)
-		}
-		if a, ok := from.(*unix.SockaddrNetlink); !ok || a.Pid != 0 {
-			continue // of another process, which may claim anything
-		}
-		for rest := buf[:size]; len(rest) >= unix.SizeofNlMsghdr; {
-			m := unix.NlMsghdr{
-				Len:  binary.NativeEndian.Uint32(rest),
-				Type: binary.NativeEndian.Uint16(rest[4:]),
-				Seq:  binary.NativeEndian.Uint32(rest[8:]),
-			}
-			if m.Len < unix.SizeofNlMsghdr || int(m.Len) > len(rest) {
-				return fmt.Errorf("netlink: receive: %w: a message of %d bytes", ErrUnavailable, m.Len)
-			}
-			if done, err := f(m, rest[unix.SizeofNlMsghdr:m.Len]); done || err != nil {
-				return err
-			}
-			rest = rest[min((int(m.Len)+3)&^3, len(rest)):]
-		}
-	}
-}
-
 // message is one netlink message of netfilter: the header, nfgenmsg, attributes.
 func message(kind, flags uint16, seq uint32, family uint8, resource uint16, attributes []byte) []byte {
 	b := binary.NativeEndian.AppendUint32(nil, uint32(unix.SizeofNlMsghdr+4+len(attributes)))
@@ -164,20 +130,6 @@ func message(kind, flags uint16, seq uint32, family uint8, resource uint16, attr
 	b = append(b, family, unix.NFNETLINK_V0)
 	b = binary.BigEndian.AppendUint16(b, resource)
 	return append(b, attributes...)
-}
-
-// attribute is one netlink attribute with its padding.
-func attribute(kind uint16, payload ...[]byte) []byte {
-	b := make([]byte, 4)
-	for _, p := range payload {
-		b = append(b, p...)
-	}
-	binary.NativeEndian.PutUint16(b, uint16(len(b)))
-	binary.NativeEndian.PutUint16(b[2:], kind)
-	for len(b)%4 != 0 {
-		b = append(b, 0)
-	}
-	return b
 }
 
 // attributes say which element of which set is meant.

@@ -39,25 +39,13 @@ func (w *world) ask(method, path, body string, headers ...string) dialecttest.An
 	return w.Ask(method, "/image"+path, body, append([]string{"Content-Type", kind}, headers...)...)
 }
 
-func (w *world) active(i daemon.Image) string {
-	if i.Owner == "" {
-		i.Owner = "alice"
-	}
-	if i.State == "" {
-		i.State = daemon.ImageActive
-	}
-	if i.Visibility == "" {
-		i.Visibility = daemon.Private
-	}
-	return w.daemon.Put(i, "0123456789")
-}
+// active puts an image there that is ACTIVE, unless i says otherwise.
+func (w *world) active(i daemon.Image) string { return dialecttest.Put(w.daemon, i, "0123456789") }
 
-// expect checks a status and finds a piece of the body.
+// expect is Want, and that the reply has the dialect's form.
 func expect(t *testing.T, a dialecttest.Answer, status int, piece string) {
 	t.Helper()
-	if a.Status != status || !strings.Contains(a.Body, piece) {
-		t.Errorf("%d %s, want %d with %q", a.Status, a.Body, status, piece)
-	}
+	a.Want(t, status, piece)
 	if a.Header.Get("X-Openstack-Request-Id") != "req-REQUEST" {
 		t.Errorf("the reply has no request id: %v", a.Header)
 	}
@@ -71,12 +59,4 @@ func expect(t *testing.T, a dialecttest.Answer, status int, piece string) {
 	if err := json.Unmarshal([]byte(a.Body), &fault); err != nil || fault["error"].Code != status || fault["error"].Message == "" {
 		t.Errorf("no fault: %s", a.Body)
 	}
-}
-
-func decode[T any](t *testing.T, a dialecttest.Answer) (v T) {
-	t.Helper()
-	if err := json.Unmarshal([]byte(a.Body), &v); err != nil {
-		t.Fatalf("%d %s: %v", a.Status, a.Body, err)
-	}
-	return v
 }

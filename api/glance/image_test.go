@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/capsuled/capsuled/api/dialect/dialecttest"
 	"github.com/capsuled/capsuled/daemon"
 )
 
@@ -30,10 +31,10 @@ func TestImage(t *testing.T) {
 		"os_hash_value": "ab", "created_at": "2026-02-03T04:05:06Z", "updated_at": "2026-02-03T04:05:06Z", "self": "/v2/images/" + id,
 		"file": "/v2/images/" + id + "/file", "schema": "/v2/schemas/image", "a": "b", "description": "d",
 	}
-	if diff := cmp.Diff(want, decode[map[string]any](t, w.ask("GET", "/v2/images/"+id, ""))); diff != "" {
+	if diff := cmp.Diff(want, dialecttest.Decode[map[string]any](t, w.ask("GET", "/v2/images/"+id, ""))); diff != "" {
 		t.Error(diff)
 	}
-	queued := decode[map[string]any](t, w.ask("GET", "/v2/images/"+w.active(daemon.Image{State: daemon.ImagePending}), ""))
+	queued := dialecttest.Decode[map[string]any](t, w.ask("GET", "/v2/images/"+w.active(daemon.Image{State: daemon.ImagePending}), ""))
 	for _, name := range []string{"name", "size", "virtual_size", "disk_format", "os_hash_value", "os_hash_algo"} {
 		if v, ok := queued[name]; !ok || v != nil {
 			t.Errorf("%s of a queued image is %v", name, v)
@@ -46,7 +47,7 @@ func TestLife(t *testing.T) {
 	w := newWorld(t)
 	a := w.ask("POST", "/v2/images", `{"name":"n","disk_format":"raw","container_format":"bare","visibility":"private","hw_disk_bus":"virtio","tags":["a"]}`)
 	expect(t, a, 201, `"status":"queued"`)
-	id := decode[struct{ ID string }](t, a).ID
+	id := dialecttest.Decode[struct{ ID string }](t, a).ID
 	if a.Header.Get("Location") != "http://host.example/image/v2/images/"+id {
 		t.Errorf("Location %q", a.Header.Get("Location"))
 	}

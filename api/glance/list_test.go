@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/capsuled/capsuled/api/dialect/dialecttest"
 	"github.com/capsuled/capsuled/daemon"
 )
 
@@ -44,7 +45,7 @@ func TestFilters(t *testing.T) {
 		"updated_at=eq:2026-01-01T01:00:02%2B01:00": "b",
 	} {
 		a := w.ask("GET", "/v2/images?"+query, "")
-		if got := decode[listed](t, a); a.Status != 200 || got.names() != want || got.Next != "" || got.Schema != "/v2/schemas/images" {
+		if got := dialecttest.Decode[listed](t, a); a.Status != 200 || got.names() != want || got.Next != "" || got.Schema != "/v2/schemas/images" {
 			t.Errorf("%s: %s, want %q", query, a.Body, want)
 		}
 	}
@@ -67,7 +68,7 @@ func TestPaging(t *testing.T) {
 	var got []string
 	pages := 0
 	for next := "/v2/images?limit=3&k=a+b%26c"; next != ""; pages++ {
-		page := decode[listed](t, w.ask("GET", next, ""))
+		page := dialecttest.Decode[listed](t, w.ask("GET", next, ""))
 		for _, i := range page.Images {
 			got = append(got, i.ID)
 		}
@@ -84,10 +85,10 @@ func TestPaging(t *testing.T) {
 	for n := range 30 {
 		w.active(daemon.Image{Name: fmt.Sprint("more", n)})
 	}
-	if page := decode[listed](t, w.ask("GET", "/v2/images", "")); len(page.Images) != 25 || page.Next == "" {
+	if page := dialecttest.Decode[listed](t, w.ask("GET", "/v2/images", "")); len(page.Images) != 25 || page.Next == "" {
 		t.Errorf("%d by default, next %q", len(page.Images), page.Next)
 	}
-	if page := decode[listed](t, w.ask("GET", "/v2/images?limit=99999", "")); len(page.Images) != 44 || page.Next != "" {
+	if page := dialecttest.Decode[listed](t, w.ask("GET", "/v2/images?limit=99999", "")); len(page.Images) != 44 || page.Next != "" {
 		t.Errorf("%d at most, next %q", len(page.Images), page.Next)
 	}
 }

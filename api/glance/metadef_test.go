@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/capsuled/capsuled/api/dialect/dialecttest"
 	"github.com/capsuled/capsuled/daemon"
 )
 
@@ -31,10 +32,10 @@ func TestNamespaces(t *testing.T) {
 		"properties": map[string]any{"a": map[string]any{"title": "T", "type": "string"}},
 		"objects":    []any{map[string]any{"name": "o", "properties": map[string]any{"b": map[string]any{"title": "B", "type": "string"}}}},
 	}
-	if diff := cmp.Diff(want, decode[map[string]any](t, a)); diff != "" {
+	if diff := cmp.Diff(want, dialecttest.Decode[map[string]any](t, a)); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff(want, decode[map[string]any](t, w.ask("GET", "/v2/metadefs/namespaces/OS::A%20b", ""))); diff != "" {
+	if diff := cmp.Diff(want, dialecttest.Decode[map[string]any](t, w.ask("GET", "/v2/metadefs/namespaces/OS::A%20b", ""))); diff != "" {
 		t.Error(diff)
 	}
 	prefixed := w.ask("GET", "/v2/metadefs/namespaces/OS::A%20b?resource_type=OS::Glance::Image", "")
@@ -42,12 +43,12 @@ func TestNamespaces(t *testing.T) {
 	expect(t, prefixed, 200, `"hw_b":`)
 	delete(want, "properties")
 	delete(want, "objects")
-	if diff := cmp.Diff([]any{want}, decode[map[string]any](t, w.ask("GET", "/v2/metadefs/namespaces", ""))["namespaces"]); diff != "" {
+	if diff := cmp.Diff([]any{want}, dialecttest.Decode[map[string]any](t, w.ask("GET", "/v2/metadefs/namespaces", ""))["namespaces"]); diff != "" {
 		t.Error(diff)
 	}
 	types := map[string]any{"resource_types": []any{map[string]any{"name": "OS::Cinder::Volume", "created_at": at, "updated_at": at},
 		map[string]any{"name": "OS::Glance::Image", "created_at": at, "updated_at": at}}}
-	if diff := cmp.Diff(types, decode[map[string]any](t, w.ask("GET", "/v2/metadefs/resource_types", ""))); diff != "" {
+	if diff := cmp.Diff(types, dialecttest.Decode[map[string]any](t, w.ask("GET", "/v2/metadefs/resource_types", ""))); diff != "" {
 		t.Error(diff)
 	}
 
@@ -89,7 +90,7 @@ func TestNamespacePages(t *testing.T) {
 		"?visibility=private": "0  ", "?sort_key=created_at&sort_dir=desc&limit=4": "4 N4 /v2/metadefs/namespaces?limit=4&marker=N1&sort_dir=desc&sort_key=created_at", "?limit=0": "0  ",
 	} {
 		a := w.ask("GET", "/v2/metadefs/namespaces"+query, "")
-		page, first := decode[struct {
+		page, first := dialecttest.Decode[struct {
 			Namespaces []struct{ Namespace string }
 			Next       string
 		}](t, a), ""

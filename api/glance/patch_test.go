@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/capsuled/capsuled/api/dialect/dialecttest"
 	"github.com/capsuled/capsuled/api/glance"
 	"github.com/capsuled/capsuled/daemon"
 	"github.com/capsuled/capsuled/daemon/daemontest"
@@ -130,7 +131,7 @@ func TestTags(t *testing.T) {
 		wg.Go(func() { w.ask("PUT", fmt.Sprintf("/v2/images/%s/tags/t%d", id, n), "") })
 	}
 	wg.Wait()
-	if got := decode[struct{ Tags []string }](t, w.ask("GET", "/v2/images/"+id, "")); len(got.Tags) != 16 {
+	if got := dialecttest.Decode[struct{ Tags []string }](t, w.ask("GET", "/v2/images/"+id, "")); len(got.Tags) != 16 {
 		t.Errorf("%v", got.Tags)
 	}
 	expect(t, w.ask("PUT", "/v2/images/"+id+"/tags/t1", ""), 204, "")

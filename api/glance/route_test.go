@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/capsuled/capsuled/api/dialect/dialecttest"
 	"github.com/capsuled/capsuled/api/glance"
 	"github.com/capsuled/capsuled/daemon"
 )
@@ -135,7 +136,7 @@ func TestWhoseImage(t *testing.T) {
 func TestSchemas(t *testing.T) {
 	w := newWorld(t)
 	for _, name := range []string{"image", "images", "metadefs/namespace", "metadefs/namespaces", "metadefs/resource_type", "metadefs/resource_types"} {
-		got := decode[struct {
+		got := dialecttest.Decode[struct {
 			Name       string
 			Properties map[string]any
 		}](t, w.ask("GET", "/v2/schemas/"+name, ""))
@@ -144,9 +145,9 @@ func TestSchemas(t *testing.T) {
 		}
 	}
 	// Every attribute that is shown is one of the schema, or else it must be a string.
-	schema := decode[struct{ Properties map[string]any }](t, w.ask("GET", "/v2/schemas/image", ""))
+	schema := dialecttest.Decode[struct{ Properties map[string]any }](t, w.ask("GET", "/v2/schemas/image", ""))
 	id := w.active(daemon.Image{Description: "d", Digest: "sha256:ab", Metadata: map[string]string{"a": "b"}})
-	for name, value := range decode[map[string]any](t, w.ask("GET", "/v2/images/"+id, "")) {
+	for name, value := range dialecttest.Decode[map[string]any](t, w.ask("GET", "/v2/images/"+id, "")) {
 		if _, ok := schema.Properties[name]; !ok {
 			if _, text := value.(string); !text {
 				t.Errorf("%s is %v, and not in the schema", name, value)

@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/capsuled/capsuled/api/dialect/dialecttest"
 	"github.com/capsuled/capsuled/daemon"
 )
 
@@ -32,7 +33,7 @@ func TestCreate(t *testing.T) {
 				w := newWorld(t)
 				a := w.ajax(method, "/api/glance/images/", row.body)
 				expect(t, a, 201, `"queued"`)
-				got, _, _ := w.daemon.Peek(decode[struct{ ID string }](t, a).ID)
+				got, _, _ := w.daemon.Peek(dialecttest.Decode[struct{ ID string }](t, a).ID)
 				want := row.want
 				want.ID, want.State, want.Owner, want.CreatedAt, want.UpdatedAt = got.ID, daemon.ImagePending, "alice", got.CreatedAt, got.UpdatedAt
 				if want.Visibility == "" {
@@ -56,18 +57,18 @@ func TestCreateReplies(t *testing.T) {
 	if got := a.Header.Get("Location"); got != "/api/glance/images/a%2F%20b%3F%0D%0AX-Evil:%201" {
 		t.Errorf("Location %q", got)
 	}
-	got := decode[map[string]any](t, a)
+	got := dialecttest.Decode[map[string]any](t, a)
 	if got["upload_url"] != "http://host.example/image/v2/images/"+got["id"].(string)+"/file" || got["token_id"] != "alice" || got["name"] != "a/ b?\r\nX-Evil: 1" {
 		t.Errorf("%v", got)
 	}
 	// A token that came another way is not told.
 	a = w.ajax("PUT", "/api/glance/images/", `{"name":"b","source_type":"file-direct"}`, "X-Auth-Token", "", "Authorization", "Bearer alice")
-	if got := decode[map[string]any](t, a); a.Status != 201 || got["token_id"] != nil || got["upload_url"] == nil {
+	if got := dialecttest.Decode[map[string]any](t, a); a.Status != 201 || got["token_id"] != nil || got["upload_url"] == nil {
 		t.Errorf("%d %s", a.Status, a.Body)
 	}
 	for _, body := range []string{`{"name":"c"}`, `{"name":"d","source_type":"url","image_url":"https://x.example/y"}`, `{"name":"e","image_url":"https://x.example/y","import_data":true,"data":"f"}`} {
 		a := w.ajax("POST", "/api/glance/images/", body)
-		if got := decode[map[string]any](t, a); a.Status != 201 || got["upload_url"] != nil || len(got) != 17 {
+		if got := dialecttest.Decode[map[string]any](t, a); a.Status != 201 || got["upload_url"] != nil || len(got) != 17 {
 			t.Errorf("%s: %d %s", body, a.Status, a.Body)
 		}
 		if (a.Header.Get("X-Operation") != "") != strings.Contains(body, "url") {

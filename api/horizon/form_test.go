@@ -54,7 +54,7 @@ func TestForm(t *testing.T) {
 			w := newWorld(t)
 			a := w.post(body)
 			expect(t, a, 201, `"active"`)
-			got, data, _ := w.daemon.Peek(decode[struct{ ID string }](t, a).ID)
+			got, data, _ := w.daemon.Peek(dialecttest.Decode[struct{ ID string }](t, a).ID)
 			if got.Name != "n" || got.MinDiskGB != 3 || !got.Protected || got.Visibility != daemon.Shared || got.Metadata["hw_disk_bus"] != "virtio" || len(got.Metadata) != 1 ||
 				data != "the bytes" {
 				t.Errorf("%+v with %q", got, data)

@@ -2,7 +2,6 @@ package horizon_test
 
 import (
 	"encoding/json"
-	"strings"
 	"testing"
 
 	"github.com/capsuled/capsuled/api/dialect/dialecttest"
@@ -28,26 +27,13 @@ func (w *world) ajax(method, target, body string, headers ...string) dialecttest
 	return w.Ask(method, target, body, append([]string{"X-Requested-With", "XMLHttpRequest", "Content-Type", "application/json;charset=utf-8"}, headers...)...)
 }
 
-// active puts an ACTIVE image there that is alice's.
-func (w *world) active(i daemon.Image) string {
-	if i.Owner == "" {
-		i.Owner = "alice"
-	}
-	if i.State == "" {
-		i.State = daemon.ImageActive
-	}
-	if i.Visibility == "" {
-		i.Visibility = daemon.Private
-	}
-	return w.daemon.Put(i, "bytes")
-}
+// active puts an image there that is ACTIVE, unless i says otherwise.
+func (w *world) active(i daemon.Image) string { return dialecttest.Put(w.daemon, i, "bytes") }
 
-// expect checks a status and finds a piece of the body.
+// expect is Want, and that the reply has the dialect's form.
 func expect(t *testing.T, a dialecttest.Answer, status int, piece string) {
 	t.Helper()
-	if a.Status != status || !strings.Contains(a.Body, piece) {
-		t.Errorf("%d %s, want %d with %q", a.Status, a.Body, status, piece)
-	}
+	a.Want(t, status, piece)
 	if status >= 400 && status != 405 {
 		var message string
 		if err := json.Unmarshal([]byte(a.Body), &message); err != nil || message == "" || a.Header.Get("Content-Type") != "application/json" {
@@ -57,12 +43,4 @@ func expect(t *testing.T, a dialecttest.Answer, status int, piece string) {
 	if status == 204 && (a.Body != "" || a.Header.Get("Content-Type") != "") {
 		t.Errorf("204 with %q", a.Body)
 	}
-}
-
-func decode[T any](t *testing.T, a dialecttest.Answer) (v T) {
-	t.Helper()
-	if err := json.Unmarshal([]byte(a.Body), &v); err != nil {
-		t.Fatalf("%d %s: %v", a.Status, a.Body, err)
-	}
-	return v
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/capsuled/capsuled/api/dialect/dialecttest"
 	"github.com/capsuled/capsuled/daemon"
 )
 
@@ -26,17 +27,17 @@ func TestImage(t *testing.T) {
 		"updated_at": "2026-02-03T03:05:07Z", "visibility": "public",
 		"properties": map[string]any{"description": "d", "os_hidden": true, "image_type": "snapshot", "☐": "v"},
 	}
-	listed := decode[struct{ Items []map[string]any }](t, w.ajax("GET", "/api/glance/images/?os_hidden=true", "")).Items
+	listed := dialecttest.Decode[struct{ Items []map[string]any }](t, w.ajax("GET", "/api/glance/images/?os_hidden=true", "")).Items
 	if diff := cmp.Diff([]map[string]any{want}, listed); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff(want["properties"], decode[any](t, w.ajax("GET", "/api/glance/images/"+id+"/properties/", ""))); diff != "" {
+	if diff := cmp.Diff(want["properties"], dialecttest.Decode[any](t, w.ajax("GET", "/api/glance/images/"+id+"/properties/", ""))); diff != "" {
 		t.Error(diff)
 	}
 	want["properties"] = map[string]any{"description": "d", "os_hidden": true, "image_type": "snapshot", "☐": "v", "kernel_id": "k", "ramdisk_id": "r",
 		"image_url": "u", "tags": []any{"a", "b"}, "virtual_size": 9.0, "file": "/v2/images/" + id + "/file", "schema": "/v2/schemas/image"}
 	one := w.ajax("GET", "/api/glance/images/"+id+"/", "")
-	if diff := cmp.Diff(want, decode[map[string]any](t, one)); diff != "" {
+	if diff := cmp.Diff(want, dialecttest.Decode[map[string]any](t, one)); diff != "" {
 		t.Error(diff)
 	}
 	if strings.Contains(one.Body, "secret") {
@@ -48,7 +49,7 @@ func TestImage(t *testing.T) {
 func TestImageOfNothing(t *testing.T) {
 	w := newWorld(t)
 	id := w.active(daemon.Image{State: daemon.ImagePending})
-	got := decode[map[string]any](t, w.ajax("GET", "/api/glance/images/"+id+"/", ""))
+	got := dialecttest.Decode[map[string]any](t, w.ajax("GET", "/api/glance/images/"+id+"/", ""))
 	for _, key := range []string{"architecture", "checksum", "disk_format", "name"} {
 		if v, ok := got[key]; !ok || v != nil {
 			t.Errorf("%s is %v", key, v)
@@ -68,13 +69,13 @@ func TestStates(t *testing.T) {
 	w.daemon.Slow = true
 	status := func(id, want string) {
 		t.Helper()
-		if got := decode[map[string]any](t, w.ajax("GET", "/api/glance/images/"+id+"/", "")); got["status"] != want {
+		if got := dialecttest.Decode[map[string]any](t, w.ajax("GET", "/api/glance/images/"+id+"/", "")); got["status"] != want {
 			t.Errorf("status is %v, want %s", got["status"], want)
 		}
 	}
 	listed := func(query string, want int) {
 		t.Helper()
-		if got := decode[struct{ Items []any }](t, w.ajax("GET", "/api/glance/images/"+query, "")).Items; len(got) != want {
+		if got := dialecttest.Decode[struct{ Items []any }](t, w.ajax("GET", "/api/glance/images/"+query, "")).Items; len(got) != want {
 			t.Errorf("%q lists %d, want %d", query, len(got), want)
 		}
 	}
@@ -83,7 +84,7 @@ func TestStates(t *testing.T) {
 	if a.Header.Get("X-Operation") == "" {
 		t.Error("the operation is not named")
 	}
-	id := decode[struct{ ID string }](t, a).ID
+	id := dialecttest.Decode[struct{ ID string }](t, a).ID
 	status(id, "queued")
 	listed("?status=queued", 1)
 	listed("?status=SAVING", 0)
@@ -126,7 +127,7 @@ func TestTags(t *testing.T) {
 	for value, want := range map[string][]any{"": {}, `["a"]`: {"a"}, `[]`: {}, `null`: {}, "a,b": {"a,b"}, `[1]`: {"[1]"}, `{"a":1}`: {`{"a":1}`}} {
 		w := newWorld(t)
 		id := w.active(daemon.Image{Metadata: map[string]string{"tags": value}})
-		got := decode[struct{ Properties map[string]any }](t, w.ajax("GET", "/api/glance/images/"+id+"/", ""))
+		got := dialecttest.Decode[struct{ Properties map[string]any }](t, w.ajax("GET", "/api/glance/images/"+id+"/", ""))
 		if diff := cmp.Diff(want, got.Properties["tags"]); diff != "" {
 			t.Errorf("%q: %s", value, diff)
 		}

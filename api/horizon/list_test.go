@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/capsuled/capsuled/api/dialect/dialecttest"
 	"github.com/capsuled/capsuled/daemon"
 )
 
@@ -81,7 +82,7 @@ func TestFilters(t *testing.T) {
 	} {
 		t.Run(query, func(t *testing.T) {
 			a := w.ajax("GET", "/api/glance/images/?"+query, "")
-			if got := decode[listed](t, a); got.names() != want || got.More || got.Prev {
+			if got := dialecttest.Decode[listed](t, a); got.names() != want || got.More || got.Prev {
 				t.Errorf("%s, want %q and no flags", a.Body, want)
 			}
 		})
@@ -115,7 +116,7 @@ func TestPaging(t *testing.T) {
 	var got []string
 	sizes, marker := []int{20, 20, 5}, ""
 	for n, size := range sizes {
-		page := decode[listed](t, w.ajax("GET", "/api/glance/images/?paginate=true&sort_dir=desc&sort_key=created_at&marker="+url.QueryEscape(marker), ""))
+		page := dialecttest.Decode[listed](t, w.ajax("GET", "/api/glance/images/?paginate=true&sort_dir=desc&sort_key=created_at&marker="+url.QueryEscape(marker), ""))
 		if len(page.Items) != size || page.More != (n < 2) || page.Prev != (n > 0) {
 			t.Errorf("page %d: %d items, more %v, previous %v", n, len(page.Items), page.More, page.Prev)
 		}
@@ -127,11 +128,11 @@ func TestPaging(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	last := decode[listed](t, w.ajax("GET", "/api/glance/images/?paginate=True&marker="+marker, ""))
+	last := dialecttest.Decode[listed](t, w.ajax("GET", "/api/glance/images/?paginate=True&marker="+marker, ""))
 	if len(last.Items) != 0 || last.More || !last.Prev {
 		t.Errorf("after the last: %+v", last)
 	}
-	all := decode[listed](t, w.ajax("GET", "/api/glance/images/", ""))
+	all := dialecttest.Decode[listed](t, w.ajax("GET", "/api/glance/images/", ""))
 	if len(all.Items) != 45 || all.More || all.Prev {
 		t.Errorf("without pages: %d, %v, %v", len(all.Items), all.More, all.Prev)
 	}
@@ -142,13 +143,13 @@ func TestExactPages(t *testing.T) {
 	w := newWorld(t)
 	for n := range 1001 {
 		if n == 20 {
-			if page := decode[listed](t, w.ajax("GET", "/api/glance/images/?paginate=1", "")); len(page.Items) != 20 || page.More {
+			if page := dialecttest.Decode[listed](t, w.ajax("GET", "/api/glance/images/?paginate=1", "")); len(page.Items) != 20 || page.More {
 				t.Errorf("20 of 20: %d, more %v", len(page.Items), page.More)
 			}
 		}
 		w.active(daemon.Image{Name: fmt.Sprint(n)})
 	}
-	if all := decode[listed](t, w.ajax("GET", "/api/glance/images/?sort_dir=asc", "")); len(all.Items) != 1000 || all.More || all.Items[999].Name != "999" {
+	if all := dialecttest.Decode[listed](t, w.ajax("GET", "/api/glance/images/?sort_dir=asc", "")); len(all.Items) != 1000 || all.More || all.Items[999].Name != "999" {
 		t.Errorf("%d of 1001, more %v", len(all.Items), all.More)
 	}
 }

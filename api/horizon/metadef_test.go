@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/capsuled/capsuled/api/dialect/dialecttest"
 	"github.com/capsuled/capsuled/daemon"
 )
 
@@ -58,7 +59,7 @@ func TestNamespace(t *testing.T) {
 			map[string]any{"name": "p"}},
 	}
 	get := func(query string) any {
-		return decode[struct{ Items any }](t, w.ajax("GET", "/api/glance/metadefs/namespaces/"+query, "")).Items
+		return dialecttest.Decode[struct{ Items any }](t, w.ajax("GET", "/api/glance/metadefs/namespaces/"+query, "")).Items
 	}
 	if diff := cmp.Diff([]any{want}, get("")); diff != "" {
 		t.Error(diff)
@@ -72,7 +73,7 @@ func TestNamespace(t *testing.T) {
 	if diff := cmp.Diff([]any{want}, get("?resource_type=OS::Glance::Image")); diff != "" {
 		t.Error(diff)
 	}
-	types := decode[any](t, w.ajax("GET", "/api/glance/metadefs/resourcetypes/", ""))
+	types := dialecttest.Decode[any](t, w.ajax("GET", "/api/glance/metadefs/resourcetypes/", ""))
 	if diff := cmp.Diff(any(map[string]any{"items": []any{map[string]any{"name": "OS::Cinder::Volume", "created_at": at, "updated_at": at},
 		map[string]any{"name": "OS::Glance::Image", "created_at": at, "updated_at": at}}}), types); diff != "" {
 		t.Error(diff)
@@ -106,7 +107,7 @@ func TestNamespaceQueries(t *testing.T) {
 		"?resource_type=&sort_key=&sort_dir=&unknown=xy": "23 N00 N22 false false",
 	} {
 		a := w.ajax("GET", "/api/glance/metadefs/namespaces/"+query, "")
-		page, first, last := decode[catalogue](t, a), "", ""
+		page, first, last := dialecttest.Decode[catalogue](t, a), "", ""
 		if n := len(page.Items); n > 0 {
 			first, last = page.Items[0].Namespace, page.Items[n-1].Namespace
 		}

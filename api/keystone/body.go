@@ -78,14 +78,19 @@ func texts(o dialect.Object, into map[string]*string) error {
 	return nil
 }
 
+// parseAuth opens what the request of either version is wrapped in.
+func parseAuth(body []byte) (dialect.Object, error) {
+	top, err := dialect.ParseObject(body)
+	if err != nil {
+		return nil, err
+	}
+	return top.Object("auth")
+}
+
 // parse3 reads version 3's request. Exactly one method is taken: with two, both would have to be right.
 func parse3(body []byte) (credentials, error) {
 	c := credentials{}
-	top, err := dialect.ParseObject(body)
-	if err != nil {
-		return c, err
-	}
-	auth, err := top.Object("auth")
+	auth, err := parseAuth(body)
 	if err != nil {
 		return c, err
 	}
@@ -167,11 +172,7 @@ func (c *credentials) scope(auth dialect.Object) error {
 // parse2 reads version 2.0's request.
 func parse2(body []byte) (credentials, error) {
 	c := credentials{}
-	top, err := dialect.ParseObject(body)
-	if err != nil {
-		return c, err
-	}
-	auth, err := top.Object("auth")
+	auth, err := parseAuth(body)
 	if err != nil {
 		return c, err
 	}

@@ -3,7 +3,6 @@ package nova_test
 import (
 	"encoding/json"
 	"errors"
-	"flag"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -17,9 +16,8 @@ import (
 
 	"github.com/capsuled/capsuled/api/nova"
 	"github.com/capsuled/capsuled/daemon"
+	"github.com/capsuled/capsuled/internal/golden"
 )
-
-var update = flag.Bool("update", false, "write testdata/*.golden anew")
 
 // A story in each version: what is asked and every byte of what is answered.
 func TestGolden(t *testing.T) {
@@ -61,19 +59,7 @@ func TestGolden(t *testing.T) {
 			}
 			b.WriteString("\n" + a.body + "\n\n")
 		}
-		path := filepath.Join("testdata", name+".golden")
-		if *update {
-			if err := errors.Join(os.MkdirAll("testdata", 0o755), os.WriteFile(path, []byte(b.String()), 0o644)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		want, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(string(want), b.String()); diff != "" {
-			t.Errorf("%s differs (-want +got):\n%s", path, diff)
-		}
+		golden.Check(t, name, b.String())
 	}
 }
 

@@ -136,12 +136,8 @@ func (a *app) imageShowCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "show IMAGE", Short: "Describe an image", Args: cobra.ExactArgs(1),
 		ValidArgsFunction: a.complete(imageCandidates)}
 	cmd.Flags().BoolVar(&secrets, "secrets", false, "show the password; it is blank otherwise, with --json too")
-	cmd.RunE = a.with(func(ctx context.Context, c *client.Client, args []string) error {
-		which, err := resolveImages(ctx, c, args)
-		if err != nil {
-			return err
-		}
-		image, err := c.Image(ctx, which[0].id)
+	cmd.RunE = a.with(about(resolveImages, func(ctx context.Context, c *client.Client, id string, _ []string) error {
+		image, err := c.Image(ctx, id)
 		if err != nil {
 			return err
 		}
@@ -155,7 +151,7 @@ func (a *app) imageShowCommand() *cobra.Command {
 			return a.printJSON(image)
 		}
 		return printBlock(a.out, slices.Concat(imageFields, properties(image)), image)
-	})
+	}))
 	return cmd
 }
 

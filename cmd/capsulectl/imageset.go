@@ -113,17 +113,13 @@ histories and the like, as the daemon's configuration has it), wait until that i
 	cmd.Flags().BoolVar(&n.Public, "public", false, "everybody may use it")
 	cmd.Flags().BoolVar(&wait, "wait", true, "wait until it is done; --wait=false prints the id at once")
 	cmd.MarkFlagRequired("name")
-	cmd.RunE = a.with(func(ctx context.Context, c *client.Client, args []string) error {
-		which, err := resolveCapsules(ctx, c, args)
+	cmd.RunE = a.with(about(resolveCapsules, func(ctx context.Context, c *client.Client, vmid string, _ []string) error {
+		accepted, err := c.ShareCapsule(ctx, vmid, n)
 		if err != nil {
 			return err
 		}
-		accepted, err := c.ShareCapsule(ctx, which[0].id, n)
-		if err != nil {
-			return err
-		}
-		return a.added(ctx, c, accepted, "share", which[0].id, wait)
-	})
+		return a.added(ctx, c, accepted, "share", vmid, wait)
+	}))
 	return cmd
 }
 

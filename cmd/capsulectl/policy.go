@@ -108,12 +108,8 @@ then %d.`, exitNotProved),
 		Example:           "  capsulectl policy show 0a1b",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeInTurn(a.complete(capsuleCandidates)),
-		RunE: a.with(func(ctx context.Context, c *client.Client, args []string) error {
-			which, err := resolveCapsules(ctx, c, args)
-			if err != nil {
-				return err
-			}
-			view, err := c.PolicyView(ctx, which[0].id)
+		RunE: a.with(about(resolveCapsules, func(ctx context.Context, c *client.Client, vmid string, _ []string) error {
+			view, err := c.PolicyView(ctx, vmid)
 			if err != nil {
 				return err
 			}
@@ -126,7 +122,7 @@ then %d.`, exitNotProved),
 				err = reported{answerError{status: exitNotProved}}
 			}
 			return err
-		}),
+		})),
 	}
 }
 
@@ -171,17 +167,13 @@ daemon is asked: the policy is that of the file, and every argument is part of t
 	}
 	cmd.Flags().StringVar(&file, "file", "", "policy file to ask, instead of the daemon")
 	cmd.MarkFlagFilename("file", "toml", "fw")
-	ask := a.with(func(ctx context.Context, c *client.Client, args []string) error {
-		which, err := resolveCapsules(ctx, c, args[:1])
-		if err != nil {
-			return err
-		}
-		e, err := c.ExplainPacket(ctx, which[0].id, strings.Join(args[1:], " "))
+	ask := a.with(about(resolveCapsules, func(ctx context.Context, c *client.Client, vmid string, rest []string) error {
+		e, err := c.ExplainPacket(ctx, vmid, strings.Join(rest, " "))
 		if err != nil {
 			return err
 		}
 		return a.printExplanation(e)
-	})
+	}))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if file == "" {
 			return ask(cmd, args)

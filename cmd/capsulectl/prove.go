@@ -55,12 +55,8 @@ by promise. It changes nothing. The last line is PROVED, NOT PROVED or UNKNOWN; 
 		Example:           "  capsulectl prove 0a1b\n  capsulectl prove 0a1b --json > proof.json",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeInTurn(a.complete(capsuleCandidates)),
-		RunE: a.with(func(ctx context.Context, c *client.Client, args []string) error {
-			which, err := resolveCapsules(ctx, c, args)
-			if err != nil {
-				return err
-			}
-			proof, err := c.Proof(ctx, which[0].id)
+		RunE: a.with(about(resolveCapsules, func(ctx context.Context, c *client.Client, vmid string, _ []string) error {
+			proof, err := c.Proof(ctx, vmid)
 			if err != nil {
 				return err
 			}
@@ -74,7 +70,7 @@ by promise. It changes nothing. The last line is PROVED, NOT PROVED or UNKNOWN; 
 				return err
 			}
 			return verdict
-		}),
+		})),
 	}
 }
 

@@ -56,12 +56,8 @@ as a whole shows only when its newest hash is compared with one written down els
 		ValidArgsFunction: a.completeInTurn(a.complete(capsuleCandidates)),
 	}
 	cmd.Flags().BoolVar(&verify, "verify", false, "check that the records fit together")
-	cmd.RunE = a.with(func(ctx context.Context, c *client.Client, args []string) error {
-		which, err := resolveCapsules(ctx, c, args)
-		if err != nil {
-			return err
-		}
-		list, err := c.SwitchRecords(ctx, which[0].id)
+	cmd.RunE = a.with(about(resolveCapsules, func(ctx context.Context, c *client.Client, vmid string, _ []string) error {
+		list, err := c.SwitchRecords(ctx, vmid)
 		switch {
 		case err != nil:
 			return err
@@ -73,8 +69,8 @@ as a whole shows only when its newest hash is compared with one written down els
 		if err != nil || !verify {
 			return err
 		}
-		return a.verify(ctx, c, which[0].id, list.Records)
-	})
+		return a.verify(ctx, c, vmid, list.Records)
+	}))
 	return cmd
 }
 

@@ -91,6 +91,18 @@ func resolveImages(ctx context.Context, c *client.Client, args []string) ([]cand
 	return resolve("image", args, func() ([]candidate, error) { return imageCandidates(ctx, c) })
 }
 
+// about makes an action of what is done about the one capsule or image that the first argument means.
+func about(resolve func(context.Context, *client.Client, []string) ([]candidate, error),
+	act func(ctx context.Context, c *client.Client, id string, rest []string) error) action {
+	return func(ctx context.Context, c *client.Client, args []string) error {
+		which, err := resolve(ctx, c, args[:1])
+		if err != nil {
+			return err
+		}
+		return act(ctx, c, which[0].id, args[1:])
+	}
+}
+
 // resolveOperations looks among the newest; what is not there may still exist, and goes to the daemon as it is.
 func resolveOperations(ctx context.Context, c *client.Client, args []string) ([]candidate, error) {
 	var ids []candidate

@@ -64,20 +64,15 @@ goes on from where it was; of one that is given up FILE.part is left, from which
 		Args:              cobra.ExactArgs(2),
 		ValidArgsFunction: a.completeInTurn(a.complete(imageCandidates), cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault)),
 	}
-	cmd.RunE = a.with(func(ctx context.Context, c *client.Client, args []string) error {
-		which, err := resolveImages(ctx, c, args[:1])
-		if err != nil {
-			return err
-		}
-		id := which[0].id
-		if args[1] != "-" {
-			return a.exportTo(ctx, c, id, args[1])
+	cmd.RunE = a.with(about(resolveImages, func(ctx context.Context, c *client.Client, id string, rest []string) error {
+		if rest[0] != "-" {
+			return a.exportTo(ctx, c, id, rest[0])
 		}
 		return a.transfer(ctx, "export", id, func(ctx context.Context, progress client.Transfer) error {
 			_, err := c.Export(ctx, id, nil, a.out, progress)
 			return err
 		})
-	})
+	}))
 	return cmd
 }
 

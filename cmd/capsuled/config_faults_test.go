@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
-	"flag"
 	"math/big"
 	"os"
 	"strings"
@@ -15,9 +14,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-)
 
-var update = flag.Bool("update", false, "write the golden files anew")
+	"github.com/capsuled/capsuled/internal/golden"
+)
 
 // TestFaultsGolden: one file with everything wrong in it, and everything told at once.
 func TestFaultsGolden(t *testing.T) {
@@ -29,19 +28,7 @@ func TestFaultsGolden(t *testing.T) {
 	if err == nil {
 		t.Fatal("no fault found")
 	}
-	got := err.Error() + "\n"
-	if *update {
-		if err := os.WriteFile("testdata/faults.golden", []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile("testdata/faults.golden")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d := cmp.Diff(string(want), got); d != "" {
-		t.Error(d)
-	}
+	golden.Check(t, "faults", err.Error()+"\n")
 }
 
 func TestFaults(t *testing.T) {

@@ -1,7 +1,6 @@
 package policy_test
 
 import (
-	"flag"
 	"fmt"
 	"maps"
 	"os"
@@ -10,12 +9,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/capsuled/capsuled/firewall/policy"
+	"github.com/capsuled/capsuled/internal/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 // TestGolden: what each file becomes, or all that is wrong with it.
 func TestGolden(t *testing.T) {
@@ -25,12 +21,12 @@ func TestGolden(t *testing.T) {
 			t.Fatalf("%s: %v, %v", pattern, files, err)
 		}
 		for _, file := range files {
-			t.Run(file, func(t *testing.T) { golden(t, file) })
+			t.Run(file, func(t *testing.T) { compare(t, file) })
 		}
 	}
 }
 
-func golden(t *testing.T, file string) {
+func compare(t *testing.T, file string) {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -41,19 +37,7 @@ func golden(t *testing.T, file string) {
 	} else {
 		got = describe(p)
 	}
-	name := filepath.Join("testdata", filepath.Base(file)+".golden")
-	if *update {
-		if err := os.WriteFile(name, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d := cmp.Diff(string(want), got); d != "" {
-		t.Error(d)
-	}
+	golden.Check(t, filepath.Base(file), got)
 }
 
 // describe is all that a policy says, in lines.

@@ -3,24 +3,19 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
-	"flag"
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	"github.com/capsuled/capsuled/internal/golden"
 )
 
 // badSum is what tcpdump says of a checksum that does not fit.
 var badSum = regexp.MustCompile(`(bad|wrong) [a-z0-9]* ?(ck)?sum.*|\(incorrect.*`)
-
-var update = flag.Bool("update", false, "write the golden files")
 
 // card is a network card that writes its frames down.
 func card(t *testing.T) (*nic, func() [][]byte) {
@@ -90,19 +85,7 @@ func TestFrames(t *testing.T) {
 		}
 		fmt.Fprintf(&got, "== %s\n%s", a.name, decode(t, sent()))
 	}
-	golden := filepath.Join("testdata", "frames.golden")
-	if *update {
-		if err := os.WriteFile(golden, []byte(got.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got.String()); diff != "" {
-		t.Errorf("frames (-want +got):\n%s", diff)
-	}
+	golden.Check(t, "frames", got.String())
 	if fault := badSum.FindString(got.String()); fault != "" {
 		t.Errorf("a checksum is wrong: %s", fault)
 	}

@@ -26,50 +26,44 @@ func dial(network, address string) (net.Conn, error) {
 	return conn, err
 }
 
-// connectTCP connects to=, says the marker and gives the answer.
-func connectTCP(mark string, a *arguments) func(*nic) (string, error) {
-	a.need("to")
-	to := a.socket("to")
+// connected makes an attack that connects to an address and goes on with the connection.
+func connected(network string, to fmt.Stringer, do func(net.Conn) (string, error)) func(*nic) (string, error) {
 	return func(*nic) (string, error) {
-		conn, err := dial("tcp4", to.String())
+		conn, err := dial(network, to.String())
 		if err != nil {
 			return "", err
 		}
 		defer func() { _ = conn.Close() }()
+		return do(conn)
+	}
+}
+
+// connectTCP connects to=, says the marker and gives the answer.
+func connectTCP(mark string, a *arguments) func(*nic) (string, error) {
+	a.need("to")
+	return connected("tcp4", a.socket("to"), func(conn net.Conn) (string, error) {
 		if _, err := fmt.Fprintln(conn, mark); err != nil {
 			return "", err
 		}
 		answer := make([]byte, 512)
 		n, _ := conn.Read(answer)
 		return fmt.Sprintf("connected %q", answer[:n]), nil
-	}
+	})
 }
 
 // sendUDP sends one datagram to=.
 func sendUDP(mark string, a *arguments) func(*nic) (string, error) {
 	a.need("to")
-	to := a.socket("to")
-	return func(*nic) (string, error) {
-		conn, err := dial("udp4", to.String())
-		if err != nil {
-			return "", err
-		}
-		defer func() { _ = conn.Close() }()
-		_, err = conn.Write([]byte(mark))
+	return connected("udp4", a.socket("to"), func(conn net.Conn) (string, error) {
+		_, err := conn.Write([]byte(mark))
 		return "sent 1", err
-	}
+	})
 }
 
 // ping sends an echo request to= and waits for the answer.
 func ping(mark string, a *arguments) func(*nic) (string, error) {
 	a.need("to")
-	to := a.address("to")
-	return func(*nic) (string, error) {
-		conn, err := dial("ip4:icmp", to.String())
-		if err != nil {
-			return "", err
-		}
-		defer func() { _ = conn.Close() }()
+	return connected("ip4:icmp", a.address("to"), func(conn net.Conn) (string, error) {
 		d := datagram{proto: 1}
 		if _, err := conn.Write(d.transport(mark)); err != nil {
 			return "", err
@@ -85,18 +79,13 @@ func ping(mark string, a *arguments) func(*nic) (string, error) {
 				return "answered", nil
 			}
 		}
-	}
+	})
 }
 
 // keepFlow connects to= and says the marker ten times a second, for as long as it can.
 func keepFlow(mark string, a *arguments) func(*nic) (string, error) {
 	a.need("to")
-	to := a.socket("to")
-	return func(*nic) (string, error) {
-		conn, err := dial("tcp4", to.String())
-		if err != nil {
-			return "", err
-		}
+	return connected("tcp4", a.socket("to"), func(conn net.Conn) (string, error) {
 		if err := conn.SetDeadline(time.Time{}); err != nil {
 			return "", err
 		}
@@ -106,7 +95,7 @@ func keepFlow(mark string, a *arguments) func(*nic) (string, error) {
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
-	}
+	})
 }
 
 // floodUDP sends datagrams to=, a hundred a second, until it is killed. What the stack refuses is tried again.

@@ -4,6 +4,7 @@ package dialecttest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -29,6 +30,23 @@ type Answer struct {
 	Header http.Header
 	Body   string
 	Route  string
+}
+
+// Want checks the status and finds a piece of the body.
+func (a Answer) Want(t testing.TB, status int, piece string) {
+	t.Helper()
+	if a.Status != status || !strings.Contains(a.Body, piece) {
+		t.Errorf("%d %s, want %d with %q", a.Status, a.Body, status, piece)
+	}
+}
+
+// Decode is what the body says.
+func Decode[T any](t testing.TB, a Answer) (v T) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(a.Body), &v); err != nil {
+		t.Fatalf("%d %s: %v", a.Status, a.Body, err)
+	}
+	return v
 }
 
 // Ask sends a request as alice, unless headers (name, value, ...) say otherwise; a value "" leaves one out.
