@@ -259,14 +259,19 @@ func streams(ctx context.Context, b *bench, f *fence) (err error) {
 }
 
 // stream is one second of iperf3, in bits per second as they arrived.
-func stream(ctx context.Context) (float64, error) {
-	var out []byte
+func stream(ctx context.Context) (rate float64, err error) {
 	waiting, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	err := rig.Until(waiting, func() (err error) { // the server takes a moment
-		out, err = exec.CommandContext(ctx, "ip", "netns", "exec", wireName, "iperf3", "-J", "-t", "1", "-c", testhost.WorldAddr, "-p", fmt.Sprint(iperfPort)).Output()
+	err = rig.Until(waiting, func() (err error) { // the server takes a moment
+		rate, err = streamOnce(ctx)
 		return err
 	})
+	return rate, err
+}
+
+// streamOnce reads what the client says: with -J it ends with 0 whatever happened.
+func streamOnce(ctx context.Context) (float64, error) {
+	out, err := exec.CommandContext(ctx, "ip", "netns", "exec", wireName, "iperf3", "-J", "-t", "1", "-c", testhost.WorldAddr, "-p", fmt.Sprint(iperfPort)).Output()
 	var said struct {
 		Error string
 		End   struct {
