@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -62,7 +63,7 @@ func openCable() (*cable, error) {
 			w.world[port] = fd
 			// Small and seldom emptied: it is full after a few packets, and each that comes then costs the same.
 			err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 4096),
-				unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}),
+				unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50_000}),
 				unix.Bind(fd, &unix.SockaddrInet4{Port: int(port)}))
 			if err != nil {
 				return err
@@ -83,7 +84,8 @@ func (w *cable) close() {
 	}
 }
 
-// answered sends one packet and has the world answer it: the connection has seen a reply from then on.
+// answered sends a packet and has the world answer it: the connection has seen a reply from then on. Packets are sent until
+// one arrives: after a link came up the kernel drops some until both ends know of it.
 func (w *cable) answered(frame []byte) error {
 	fd, buf := w.world[answering], make([]byte, 2048)
 	for { // what an earlier flood left
@@ -91,14 +93,18 @@ func (w *cable) answered(frame []byte) error {
 			break
 		}
 	}
-	if err := unix.Sendto(w.fd, frame, 0, &w.to); err != nil {
-		return err
+	for end := time.Now().Add(patience); ; {
+		if err := unix.Sendto(w.fd, frame, 0, &w.to); err != nil && !errors.Is(err, unix.ENOBUFS) {
+			return err
+		}
+		_, from, err := unix.Recvfrom(fd, buf, 0)
+		if err == nil {
+			return unix.Sendto(fd, buf[:1], 0, from)
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("the world got no packet to answer: %w", err)
+		}
 	}
-	_, from, err := unix.Recvfrom(fd, buf, 0)
-	if err != nil {
-		return fmt.Errorf("the world got no packet to answer: %w", err)
-	}
-	return unix.Sendto(fd, buf[:1], 0, from)
 }
 
 // batch is how many packets are timed together: fewer than a turn on the processor takes, so that a busy machine slows
