@@ -44,7 +44,7 @@ type Store struct {
 
 	prepare sync.Mutex // one Prepare at a time: both would format the same template
 
-	converting turn   // see flatten.go
+	converting turn // see flatten.go
 	verifying  turn
 	boot       string // tells this boot of the machine from others
 
