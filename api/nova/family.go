@@ -15,7 +15,7 @@ type images interface {
 	FindImages(context.Context, daemon.Caller, daemon.ImageQuery) (daemon.ImagePage, error)
 	Image(ctx context.Context, c daemon.Caller, id string) (daemon.Image, error)
 	SetImage(ctx context.Context, c daemon.Caller, id string, change daemon.ImageChange) (daemon.Image, error)
-	RequestImageDelete(ctx context.Context, c daemon.Caller, id string) (daemon.Image, error)
+	RequestActiveImageDelete(ctx context.Context, c daemon.Caller, id string) (daemon.Image, error)
 }
 
 // Family is the codec of the compute API's image calls; a [dialect.Family].

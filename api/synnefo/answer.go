@@ -55,7 +55,7 @@ func (f *family) showImage(r request) (dialect.Reply, error) {
 
 // deleteImage asks for the deletion. One that was asked for before is not there.
 func (f *family) deleteImage(r request) (dialect.Reply, error) {
-	_, err := f.daemon.RequestImageDelete(r.Context(), r.Caller, r.id)
+	_, err := f.daemon.RequestActiveImageDelete(r.Context(), r.Caller, r.id)
 	if e, ok := errors.AsType[*daemon.Error](err); ok && e.Code == daemon.Gone {
 		return dialect.Reply{}, &dialect.Refusal{Status: http.StatusNotFound, Code: e.Code, Message: e.Message, Err: e.Err}
 	}
