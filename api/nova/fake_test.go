@@ -91,6 +91,13 @@ func (f *fake) enter(ctx context.Context, c daemon.Caller) error {
 
 func no(code daemon.Code, message string) error { return &daemon.Error{Code: code, Message: message} }
 
+func gone(img *daemon.Image) error {
+	if img.State == daemon.ImageDeleted {
+		return &daemon.Error{Code: daemon.Gone, Message: "it is deleted", Err: daemon.ErrPurged}
+	}
+	return no(daemon.Gone, "it is on its way out")
+}
+
 func (f *fake) find(c daemon.Caller, id string) (*daemon.Image, error) {
 	img := f.images[id]
 	if img == nil || img.Owner != c.GUID && img.Visibility == daemon.Private {
@@ -172,7 +179,7 @@ func (f *fake) SetImage(ctx context.Context, c daemon.Caller, id string, ch daem
 	case img.State == daemon.ImagePending:
 		return daemon.Image{}, no(daemon.Conflict, "its bytes are awaited")
 	case img.State != daemon.ImageActive:
-		return daemon.Image{}, no(daemon.Gone, "it is on its way out")
+		return daemon.Image{}, gone(img)
 	}
 	items := maps.Clone(img.Metadata)
 	if ch.ReplaceMetadata {
@@ -210,7 +217,7 @@ func (f *fake) RequestActiveImageDelete(ctx context.Context, c daemon.Caller, id
 	case img.State == daemon.ImageError:
 		img.State = daemon.ImageDeleted
 	case img.State != daemon.ImageActive:
-		return daemon.Image{}, no(daemon.Gone, "it is on its way out")
+		return daemon.Image{}, gone(img)
 	case img.Protected:
 		return daemon.Image{}, no(daemon.Forbidden, "it is protected")
 	default:

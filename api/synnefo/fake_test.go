@@ -105,8 +105,10 @@ func (f *fake) writable(c daemon.Caller, id string) (daemon.Image, error) {
 		return m, err
 	case m.Owner != c.GUID:
 		return m, refused(daemon.Forbidden, "the image is somebody else's")
-	case m.State == daemon.ImageDeletePending || m.State == daemon.ImageDeleted:
+	case m.State == daemon.ImageDeletePending:
 		return m, refused(daemon.Gone, "the image is being deleted")
+	case m.State == daemon.ImageDeleted:
+		return m, &daemon.Error{Code: daemon.Gone, Message: "the image is deleted", Err: daemon.ErrPurged}
 	}
 	return m, nil
 }

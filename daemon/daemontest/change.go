@@ -40,6 +40,9 @@ func RunChanges(t *testing.T, start func(t *testing.T, state daemon.ImageState, 
 			if codeOf(err) != row.set {
 				t.Errorf("setting an item is %q, want %q: %v", codeOf(err), row.set, err)
 			}
+			if errors.Is(err, daemon.ErrPurged) != (row.state == daemon.ImageDeleted) {
+				t.Errorf("of one that is %s: %v", row.state, err)
+			}
 			i, err := d.RequestActiveImageDelete(t.Context(), owner, id)
 			if codeOf(err) != row.delete || i.State != row.then {
 				t.Errorf("deleting is %q, and then it is %q; want %q and %q: %v", codeOf(err), i.State, row.delete, row.then, err)

@@ -97,6 +97,9 @@ func TestImageStates(t *testing.T) {
 	h.ctl("image", "gc")
 	h.becomes(alice, id, "DELETED")
 	step("once it is collected", deleted, nil)
+	for _, path := range []string{"/v2.1/images/%s/metadata", "/v2/images/%s/metadata", "/api/v1.1/images/%s/meta", "/compute/v2.0/images/%s/metadata"} {
+		h.call(alice, 404, "POST", fmt.Sprintf(path, id), `{"metadata":{"c":"d"}}`)
+	}
 	h.kept(0)
 
 	// Who asks what has changed is told of it still.
