@@ -233,6 +233,11 @@ func (f *fakeDaemon) DeleteImage(ctx context.Context, c daemon.Caller, id string
 }
 
 func (f *fakeDaemon) RequestImageDelete(ctx context.Context, c daemon.Caller, id string) (daemon.Image, error) {
+	_, v, err := f.actImage(ctx, c, id, "", daemon.ImageDeletePending, daemon.ImageActive, daemon.ImagePending)
+	return v, err
+}
+
+func (f *fakeDaemon) RequestActiveImageDelete(ctx context.Context, c daemon.Caller, id string) (daemon.Image, error) {
 	_, v, err := f.actImage(ctx, c, id, "", daemon.ImageDeletePending, daemon.ImageActive)
 	return v, err
 }

@@ -34,7 +34,7 @@ func (s *Server) speak(w http.ResponseWriter, r *http.Request, f dialect.Family)
 	limit := time.AfterFunc(requestTime, func() { cancel(context.DeadlineExceeded) })
 	defer limit.Stop()
 	x := exchangeOf(r)
-	req := &dialect.Request{Request: r.WithContext(ctx), ID: x.id, Base: base(r)}
+	req := &dialect.Request{Request: r.WithContext(ctx), ID: x.id, Base: s.base(r), Public: s.public}
 	req.Body = http.MaxBytesReader(bare(w), r.Body, dialect.MaxBody)
 	on := http.NewResponseController(w)
 	back := func() bool { return true }
@@ -103,7 +103,7 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, p dialect.Reply) {
 		h.Set("Content-Type", p.MediaType)
 	}
 	if p.Operation != "" {
-		h.Set(wire.OperationHeader, "/v1/operations/"+p.Operation)
+		h.Set(wire.OperationHeader, s.public+"/v1/operations/"+p.Operation)
 	}
 	if p.Stream != nil {
 		out, done := s.patient(w)
@@ -138,13 +138,4 @@ func bare(w http.ResponseWriter) http.ResponseWriter {
 		return rec.ResponseWriter
 	}
 	return w
-}
-
-// base is how the caller reached this server: what a reply's links begin with. Nothing that a proxy says is believed.
-func base(r *http.Request) string {
-	scheme := "http"
-	if r.TLS != nil {
-		scheme = "https"
-	}
-	return scheme + "://" + r.Host
 }

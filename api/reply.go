@@ -18,7 +18,7 @@ type reply struct {
 	text      []byte // sent as it is, with contentType
 	mediaType string
 	header    http.Header      // added to the reply; may be nil
-	location  string           // Location header
+	location  string           // Location header, a path
 	operation string           // id of the operation that the call began
 	retry     string           // Retry-After, in seconds
 	pass      http.HandlerFunc // answers in our stead
@@ -36,10 +36,10 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, p reply) {
 		h[k] = v
 	}
 	if p.location != "" {
-		h.Set("Location", p.location)
+		h.Set("Location", s.public+p.location)
 	}
 	if p.operation != "" {
-		h.Set(wire.OperationHeader, "/v1/operations/"+p.operation)
+		h.Set(wire.OperationHeader, s.public+"/v1/operations/"+p.operation)
 	}
 	if p.retry != "" {
 		h.Set("Retry-After", p.retry)

@@ -44,6 +44,9 @@ type Options struct {
 	PollLimit time.Duration
 	// CycladesCatalog puts Synnefo's endpoints into the catalog of the identity API's version 2.0, in place of Nova's.
 	CycladesCatalog bool
+	// PublicURL is where callers reach this server through what stands before it, such as "https://capsules.example.org/host1":
+	// every link begins with it. CheckPublicURL says what it may be; "" has links begin with what the request was sent to.
+	PublicURL string
 	// MaxConnections bounds open connections over TCP, and apart from that over unix sockets; 0 means 512. One caller who is
 	// no administrator has half as many requests under way at most.
 	MaxConnections int
@@ -58,6 +61,7 @@ type Server struct {
 	tokens   *tokens
 	groups   []uint32
 	software string
+	public   string // the public URL, or ""
 	mux      *http.ServeMux
 	families []dialect.Family
 	http     *http.Server
@@ -69,10 +73,15 @@ type Server struct {
 }
 
 // New returns a Server that does not listen yet. It fails when the secret is not fit, when the users' file is not, when a guid
-// of Admins is not one, or when the metrics are registered already.
+// of Admins or the PublicURL is not one, or when the metrics are registered already.
 func New(opt Options) (*Server, error) {
 	if opt.Daemon == nil || opt.Log == nil || opt.Registerer == nil || opt.Metrics == nil {
 		return nil, errors.New("api: Daemon, Log, Registerer and Metrics are required")
+	}
+	if opt.PublicURL != "" {
+		if err := CheckPublicURL(opt.PublicURL); err != nil {
+			return nil, fmt.Errorf("api: PublicURL %q %w", opt.PublicURL, err)
+		}
 	}
 	tokens, err := newTokens(opt.SecretFile, opt.Admins)
 	if err != nil {
@@ -91,6 +100,7 @@ func New(opt Options) (*Server, error) {
 	s := &Server{
 		daemon: opt.Daemon, log: opt.Log, metrics: m, scraped: opt.Metrics, tokens: tokens, groups: opt.Groups,
 		software: "capsuled/" + opt.Version,
+		public:   opt.PublicURL,
 		slots:    map[string]chan struct{}{},
 		share:    newShare(opt.MaxConnections),
 	}

@@ -32,7 +32,7 @@ func (d imageDaemon) SetImage(ctx context.Context, c daemon.Caller, _ string, _ 
 	return daemon.Image{}, d.enter(ctx, c)
 }
 
-func (d imageDaemon) RequestImageDelete(ctx context.Context, c daemon.Caller, _ string) (daemon.Image, error) {
+func (d imageDaemon) RequestActiveImageDelete(ctx context.Context, c daemon.Caller, _ string) (daemon.Image, error) {
 	return daemon.Image{}, d.enter(ctx, c)
 }
 

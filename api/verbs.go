@@ -80,6 +80,8 @@ type images interface {
 	DeleteImage(ctx context.Context, c daemon.Caller, id string) (daemon.Operation, error)
 	// RequestImageDelete marks an image; PurgeImage removes what is marked.
 	RequestImageDelete(ctx context.Context, c daemon.Caller, id string) (daemon.Image, error)
+	// RequestActiveImageDelete marks none whose bytes are awaited.
+	RequestActiveImageDelete(ctx context.Context, c daemon.Caller, id string) (daemon.Image, error)
 	PurgeImage(ctx context.Context, c daemon.Caller, id string) (daemon.Operation, error)
 	ActivateImage(ctx context.Context, c daemon.Caller, id string) (daemon.Image, error)
 	// ImageNameFree is nil, or a Conflict.

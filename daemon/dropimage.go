@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,7 +16,18 @@ import (
 // name go when the collector finds that nothing needs them. A tombstone in ERROR becomes DELETED, and so does an image
 // whose bytes are awaited, protected or not: it is given up. Forbidden for another that is protected, Conflict while its
 // bytes are on their way, Gone when it is on its way out already.
-func (d *Daemon) RequestImageDelete(ctx context.Context, c Caller, id string) (v Image, err error) {
+func (d *Daemon) RequestImageDelete(ctx context.Context, c Caller, id string) (Image, error) {
+	return d.requestImageDelete(ctx, c, id, ImageActive, ImagePending)
+}
+
+// RequestActiveImageDelete is RequestImageDelete of an image that must have come: Conflict while it is SHARE_PENDING, though
+// its bytes may never arrive. It is for APIs whose clients make no images (images contract, section 3).
+func (d *Daemon) RequestActiveImageDelete(ctx context.Context, c Caller, id string) (Image, error) {
+	return d.requestImageDelete(ctx, c, id, ImageActive)
+}
+
+// requestImageDelete takes an image out of use that is in one of the states, or a tombstone in ERROR.
+func (d *Daemon) requestImageDelete(ctx context.Context, c Caller, id string, from ...ImageState) (v Image, err error) {
 	const kind = "image-delete-request"
 	defer d.refused(ctx, c, kind, id, &err)
 	upload := ""
@@ -28,7 +40,7 @@ func (d *Daemon) RequestImageDelete(ctx context.Context, c Caller, id string) (v
 		case i.State == ImageError:
 			i.State = ImageDeleted
 			err = tx.PutImage(i, time.Now())
-		case i.State != ImageActive && i.State != ImagePending:
+		case !slices.Contains(from, i.State):
 			return settledImage(i, ImageActive)
 		case guarded(i):
 			return protectedImage(i)

@@ -46,6 +46,10 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
+// ErrPurged is the cause of a Gone when only a tombstone is left of an image, DELETED: in some APIs it is not there any more,
+// while one that is on its way out still is.
+var ErrPurged = errors.New("only its tombstone is left")
+
 // errorf makes an Error with a message for the caller.
 func errorf(code Code, format string, args ...any) *Error {
 	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}

@@ -66,12 +66,13 @@ func TestAnyOrder(t *testing.T) {
 				_, err := b.AppendImage(t.Context(), admin, image(r), int64(rapid.SampledFrom([]int{0, 0, -1, 1}).Draw(r, "offset")), strings.NewReader(text(r)))
 				check(err)
 			},
-			"send":    func(r *rapid.T) { _, err := b.send(t.Context(), user(r), "", text(r)); check(err) },
-			"finish":  func(r *rapid.T) { _, err := b.FinishImage(t.Context(), admin, image(r)); check(err) },
-			"request": func(r *rapid.T) { _, err := b.RequestImageDelete(t.Context(), admin, image(r)); check(err) },
-			"delete":  func(r *rapid.T) { _, err := b.DeleteImage(t.Context(), admin, image(r)); check(err) },
-			"purge":   func(r *rapid.T) { _, err := b.PurgeImage(t.Context(), admin, image(r)); check(err) },
-			"verify":  func(r *rapid.T) { _, err := b.VerifyImage(t.Context(), admin, image(r)); check(err) },
+			"send":           func(r *rapid.T) { _, err := b.send(t.Context(), user(r), "", text(r)); check(err) },
+			"finish":         func(r *rapid.T) { _, err := b.FinishImage(t.Context(), admin, image(r)); check(err) },
+			"request":        func(r *rapid.T) { _, err := b.RequestImageDelete(t.Context(), admin, image(r)); check(err) },
+			"request active": func(r *rapid.T) { _, err := b.RequestActiveImageDelete(t.Context(), admin, image(r)); check(err) },
+			"delete":         func(r *rapid.T) { _, err := b.DeleteImage(t.Context(), admin, image(r)); check(err) },
+			"purge":          func(r *rapid.T) { _, err := b.PurgeImage(t.Context(), admin, image(r)); check(err) },
+			"verify":         func(r *rapid.T) { _, err := b.VerifyImage(t.Context(), admin, image(r)); check(err) },
 			"collect": func(r *rapid.T) {
 				_, err := b.CollectImages(t.Context(), admin, rapid.Bool().Draw(r, "dry"))
 				check(err)

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/capsuled/capsuled/daemon"
+	"github.com/capsuled/capsuled/daemon/daemontest"
 	"github.com/capsuled/capsuled/daemon/store"
 )
 
@@ -77,6 +78,10 @@ var imageVerbs = map[string]func(*bench, daemon.Caller, string) error{
 		_, err := b.RequestImageDelete(b.life, c, id)
 		return err
 	},
+	"request active": func(b *bench, c daemon.Caller, id string) error {
+		_, err := b.RequestActiveImageDelete(b.life, c, id)
+		return err
+	},
 	"delete":   func(b *bench, c daemon.Caller, id string) error { _, err := b.DeleteImage(b.life, c, id); return err },
 	"purge":    func(b *bench, c daemon.Caller, id string) error { _, err := b.PurgeImage(b.life, c, id); return err },
 	"verify":   func(b *bench, c daemon.Caller, id string) error { _, err := b.VerifyImage(b.life, c, id); return err },
@@ -114,17 +119,18 @@ func TestImageStates(t *testing.T) {
 	columns := []string{"queued", "promised", "waiting", "active", "guarded", "going", "gone", "failed"}
 	const conflict, left, refused, invalid = daemon.Conflict, daemon.Gone, daemon.Forbidden, daemon.Conflict
 	for verb, want := range map[string][]daemon.Code{
-		"show":     {ok, ok, ok, ok, ok, ok, ok, ok},
-		"open":     {conflict, conflict, conflict, ok, ok, left, left, left},
-		"progress": {ok, ok, ok, ok, ok, left, left, left},
-		"append":   {ok, ok, conflict, conflict, conflict, left, left, left},
-		"set":      {conflict, conflict, conflict, ok, ok, left, left, left},
-		"request":  {ok, ok, ok, ok, refused, left, left, ok},
-		"delete":   {ok, ok, ok, ok, refused, left, left, left},
-		"purge":    {conflict, conflict, conflict, conflict, conflict, ok, left, left},
-		"verify":   {conflict, conflict, conflict, ok, ok, left, left, left},
-		"activate": {refused, refused, refused, refused, refused, refused, refused, refused},
-		"create":   {invalid, invalid, invalid, ok, ok, invalid, hidden, hidden},
+		"show":           {ok, ok, ok, ok, ok, ok, ok, ok},
+		"open":           {conflict, conflict, conflict, ok, ok, left, left, left},
+		"progress":       {ok, ok, ok, ok, ok, left, left, left},
+		"append":         {ok, ok, conflict, conflict, conflict, left, left, left},
+		"set":            {conflict, conflict, conflict, ok, ok, left, left, left},
+		"request":        {ok, ok, ok, ok, refused, left, left, ok},
+		"request active": {conflict, conflict, conflict, ok, refused, left, left, ok},
+		"delete":         {ok, ok, ok, ok, refused, left, left, left},
+		"purge":          {conflict, conflict, conflict, conflict, conflict, ok, left, left},
+		"verify":         {conflict, conflict, conflict, ok, ok, left, left, left},
+		"activate":       {refused, refused, refused, refused, refused, refused, refused, refused},
+		"create":         {invalid, invalid, invalid, ok, ok, invalid, hidden, hidden},
 	} {
 		for n, state := range columns {
 			t.Run(verb+"/"+state, func(t *testing.T) {
@@ -139,22 +145,31 @@ func TestImageStates(t *testing.T) {
 	}
 }
 
+// TestChanges holds the daemon against what those that stand in for it are held against.
+func TestChanges(t *testing.T) {
+	daemontest.RunChanges(t, func(t *testing.T, state daemon.ImageState, protected bool) (daemontest.Changes, daemon.Caller, string) {
+		b := newBench(t, nil)
+		return b, alice, b.put("i", state, func(i *store.Image) { i.Protected = protected })
+	})
+}
+
 // TestImageRoles asks for every verb as everybody, of images of every visibility.
 func TestImageRoles(t *testing.T) {
 	nobody := daemon.Caller{From: "127.0.0.1"}
 	local := root
 	for verb, want := range map[string]struct{ owner, admin, readable, private daemon.Code }{
-		"show":     {ok, ok, ok, hidden},
-		"open":     {ok, ok, ok, hidden},
-		"create":   {ok, ok, ok, hidden},
-		"progress": {ok, ok, known, hidden},
-		"append":   {daemon.Conflict, daemon.Conflict, known, hidden},
-		"set":      {ok, ok, known, hidden},
-		"request":  {ok, ok, known, hidden},
-		"delete":   {ok, ok, known, hidden},
-		"purge":    {daemon.Conflict, daemon.Conflict, known, hidden},
-		"verify":   {ok, ok, known, hidden},
-		"activate": {known, daemon.Conflict, known, hidden},
+		"show":           {ok, ok, ok, hidden},
+		"open":           {ok, ok, ok, hidden},
+		"create":         {ok, ok, ok, hidden},
+		"progress":       {ok, ok, known, hidden},
+		"append":         {daemon.Conflict, daemon.Conflict, known, hidden},
+		"set":            {ok, ok, known, hidden},
+		"request":        {ok, ok, known, hidden},
+		"request active": {ok, ok, known, hidden},
+		"delete":         {ok, ok, known, hidden},
+		"purge":          {daemon.Conflict, daemon.Conflict, known, hidden},
+		"verify":         {ok, ok, known, hidden},
+		"activate":       {known, daemon.Conflict, known, hidden},
 	} {
 		for _, visibility := range []daemon.Visibility{daemon.Private, daemon.Public, daemon.Shared, daemon.Community} {
 			other := want.readable

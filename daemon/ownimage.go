@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"time"
 
@@ -54,8 +55,10 @@ func settledImage(i store.Image, want ImageState) error {
 	switch {
 	case i.State == ImageError:
 		return errorf(Gone, "image %s never came (%s): delete it, and add another", i.ID, i.Cause)
-	case !i.DeletedAt.IsZero() || i.State == ImageDeletePending:
+	case i.State == ImageDeletePending:
 		return errorf(Gone, "image %s is deleted", i.ID)
+	case !i.DeletedAt.IsZero():
+		return &Error{Code: Gone, Message: fmt.Sprintf("image %s is deleted", i.ID), Err: ErrPurged}
 	}
 	return errorf(Conflict, "image %s is %s, and must be %s for that", i.ID, i.State, want)
 }

@@ -27,7 +27,8 @@ type Request struct {
 	*http.Request
 	ID     string        // of the request, for logs and replies
 	Caller daemon.Caller // zero where the path is open and nobody was identified
-	Base   string        // "scheme://host", as the caller reached this server
+	Base   string        // what links begin with: Public, or "scheme://host" as the caller reached this server
+	Public string        // the operator's word for that; "" when there is none, and links that may be paths are paths
 	Route  string        // set by the family: how metrics call it, such as "GET /v2.1/images/{id}"; never of a caller's making
 
 	// Patient lifts the limits of time for a body that is a file. What it returns fails when nothing moves for half a

@@ -83,6 +83,7 @@ func TestLife(t *testing.T) {
 		t.Errorf("what is deleted is listed: %s", a.Body)
 	}
 	expect(t, w.ask("DELETE", "/v2/images/"+w.active(daemon.Image{Protected: true}), ""), 403, "protected")
+	expect(t, w.ask("DELETE", "/v2/images/"+w.active(daemon.Image{State: daemon.ImagePending}), ""), 204, "")
 }
 
 func TestRanges(t *testing.T) {

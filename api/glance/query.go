@@ -75,9 +75,9 @@ var parameters = map[string]func(l *listing, value string) error{
 
 // parseQuery decodes the query of a list.
 func parseQuery(raw string) (url.Values, error) {
-	values, err := url.ParseQuery(raw)
+	values, err := dialect.ParseQuery(raw)
 	if err != nil {
-		return nil, &dialect.Refusal{Code: daemon.Invalid, Message: "the query cannot be decoded", Err: err}
+		return nil, err
 	}
 	for name, given := range values {
 		if text := name + strings.Join(given, ""); !utf8.ValidString(text) || strings.ContainsRune(text, 0) {

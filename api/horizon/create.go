@@ -106,7 +106,7 @@ func created(c *call, i daemon.Image, op daemon.Operation, direct bool) (dialect
 		}{shown(i, false), c.Base + "/image/v2/images/" + i.ID + "/file", orNull(c.Header.Get("X-Auth-Token"))}
 	}
 	p, err := reply(http.StatusCreated, out)
-	p.Header = http.Header{"Location": {prefix + "/images/" + url.PathEscape(i.Name)}}
+	p.Header = http.Header{"Location": {c.Public + prefix + "/images/" + url.PathEscape(i.Name)}}
 	p.Operation = op.ID
 	return p, err
 }

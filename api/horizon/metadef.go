@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"net/http"
-	"net/url"
 	"slices"
 
 	"github.com/capsuled/capsuled/api/dialect"
@@ -53,9 +52,9 @@ type catalogueQuery struct {
 }
 
 func parseCatalogueQuery(raw string) (q catalogueQuery, err error) {
-	values, err := url.ParseQuery(raw)
+	values, err := dialect.ParseQuery(raw)
 	if err != nil {
-		return q, &dialect.Refusal{Code: daemon.Invalid, Message: "the query cannot be decoded", Err: err}
+		return q, err
 	}
 	get := func(name, otherwise string) string {
 		if given := values[name]; len(given) > 0 && given[len(given)-1] != "" {

@@ -92,6 +92,7 @@ func TestNamespaceQueries(t *testing.T) {
 	for query, want := range map[string]string{
 		"?paginate=true":                                 "20 N00 N19 true false",
 		"?paginate=true&marker=N19":                      "3 N20 N22 false true",
+		"?paginate=true&a;b=c;&marker=N19":               "3 N20 N22 false true",
 		"?paginate=true&marker=N02":                      "20 N03 N22 false true",
 		"?sort_dir=desc":                                 "23 N22 N00 false false",
 		"?sort_key=display_name":                         "23 N22 N00 false false",

@@ -3,7 +3,6 @@ package horizon
 import (
 	"context"
 	"maps"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -82,9 +81,9 @@ var flags = map[string]func(l *listing, value bool){
 
 // parseListing reads the query of a list. The last of several values counts.
 func parseListing(raw string) (*listing, error) {
-	values, err := url.ParseQuery(raw)
+	values, err := dialect.ParseQuery(raw)
 	if err != nil {
-		return nil, &dialect.Refusal{Code: daemon.Invalid, Message: "the query cannot be decoded", Err: err}
+		return nil, err
 	}
 	l := &listing{keep: []func(daemon.Image) bool{func(i daemon.Image) bool { return !hidden(i) }}}
 	l.query.Metadata = map[string]string{}

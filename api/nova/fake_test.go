@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/capsuled/capsuled/daemon"
+	"github.com/capsuled/capsuled/daemon/daemontest"
 )
 
 // The images that every fake has, by what is particular about them.
@@ -89,6 +90,13 @@ func (f *fake) enter(ctx context.Context, c daemon.Caller) error {
 }
 
 func no(code daemon.Code, message string) error { return &daemon.Error{Code: code, Message: message} }
+
+func gone(img *daemon.Image) error {
+	if img.State == daemon.ImageDeleted {
+		return &daemon.Error{Code: daemon.Gone, Message: "it is deleted", Err: daemon.ErrPurged}
+	}
+	return no(daemon.Gone, "it is on its way out")
+}
 
 func (f *fake) find(c daemon.Caller, id string) (*daemon.Image, error) {
 	img := f.images[id]
@@ -171,7 +179,7 @@ func (f *fake) SetImage(ctx context.Context, c daemon.Caller, id string, ch daem
 	case img.State == daemon.ImagePending:
 		return daemon.Image{}, no(daemon.Conflict, "its bytes are awaited")
 	case img.State != daemon.ImageActive:
-		return daemon.Image{}, no(daemon.Gone, "it is on its way out")
+		return daemon.Image{}, gone(img)
 	}
 	items := maps.Clone(img.Metadata)
 	if ch.ReplaceMetadata {
@@ -192,7 +200,7 @@ func (f *fake) SetImage(ctx context.Context, c daemon.Caller, id string, ch daem
 	return *img, nil
 }
 
-func (f *fake) RequestImageDelete(ctx context.Context, c daemon.Caller, id string) (daemon.Image, error) {
+func (f *fake) RequestActiveImageDelete(ctx context.Context, c daemon.Caller, id string) (daemon.Image, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.enter(ctx, c); err != nil {
@@ -204,16 +212,25 @@ func (f *fake) RequestImageDelete(ctx context.Context, c daemon.Caller, id strin
 		return daemon.Image{}, err
 	case img.Owner != c.GUID:
 		return daemon.Image{}, no(daemon.Forbidden, "only its owner may")
-	case img.Protected:
-		return daemon.Image{}, no(daemon.Forbidden, "it is protected")
 	case img.State == daemon.ImagePending:
 		return daemon.Image{}, no(daemon.Conflict, "its bytes are awaited")
-	case img.State == daemon.ImageActive:
-		img.State = daemon.ImageDeletePending
 	case img.State == daemon.ImageError:
 		img.State = daemon.ImageDeleted
+	case img.State != daemon.ImageActive:
+		return daemon.Image{}, gone(img)
+	case img.Protected:
+		return daemon.Image{}, no(daemon.Forbidden, "it is protected")
 	default:
-		return daemon.Image{}, no(daemon.Gone, "it is on its way out")
+		img.State = daemon.ImageDeletePending
 	}
 	return *img, nil
+}
+
+// What the fake says is what a daemon says.
+func TestFake(t *testing.T) {
+	daemontest.RunChanges(t, func(t *testing.T, state daemon.ImageState, protected bool) (daemontest.Changes, daemon.Caller, string) {
+		f := newFake(t)
+		f.add(daemon.Image{ID: unknown, State: state, Protected: protected})
+		return f, daemon.Caller{GUID: "alice"}, unknown
+	})
 }

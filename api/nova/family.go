@@ -15,7 +15,7 @@ type images interface {
 	FindImages(context.Context, daemon.Caller, daemon.ImageQuery) (daemon.ImagePage, error)
 	Image(ctx context.Context, c daemon.Caller, id string) (daemon.Image, error)
 	SetImage(ctx context.Context, c daemon.Caller, id string, change daemon.ImageChange) (daemon.Image, error)
-	RequestImageDelete(ctx context.Context, c daemon.Caller, id string) (daemon.Image, error)
+	RequestActiveImageDelete(ctx context.Context, c daemon.Caller, id string) (daemon.Image, error)
 }
 
 // Family is the codec of the compute API's image calls; a [dialect.Family].
@@ -90,8 +90,12 @@ func (f *Family) Serve(req *dialect.Request) (dialect.Reply, error) {
 	return p, nil
 }
 
-// told gives an image that is on its way out the status that it has for this deed.
+// told gives an image that is on its way out the status that it has for this deed. One that is purged is not there for who
+// writes, as it is not for who reads; deleting it is answered as deleting it twice.
 func (v *variant) told(err error, d deed) error {
+	if d == writes && errors.Is(err, daemon.ErrPurged) {
+		return noImage()
+	}
 	e, ok := errors.AsType[*daemon.Error](err)
 	if !ok || e.Code != daemon.Gone || v.gone[d] == 0 {
 		return err

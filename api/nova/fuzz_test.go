@@ -38,7 +38,7 @@ func (w *witness) SetImage(_ context.Context, _ daemon.Caller, id string, ch dae
 	return daemon.Image{ID: id, Metadata: ch.SetMetadata}, nil
 }
 
-func (w *witness) RequestImageDelete(_ context.Context, _ daemon.Caller, id string) (daemon.Image, error) {
+func (w *witness) RequestActiveImageDelete(_ context.Context, _ daemon.Caller, id string) (daemon.Image, error) {
 	w.id = id
 	return daemon.Image{}, nil
 }

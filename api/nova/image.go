@@ -104,6 +104,6 @@ func (c *call) remove() (dialect.Reply, error) {
 	if err := c.checkID(); err != nil {
 		return dialect.Reply{}, err
 	}
-	_, err := c.images.RequestImageDelete(c.Context(), c.Caller, c.id)
+	_, err := c.images.RequestActiveImageDelete(c.Context(), c.Caller, c.id)
 	return dialect.Reply{Status: http.StatusNoContent}, err
 }

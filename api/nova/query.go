@@ -37,9 +37,9 @@ var parameters = map[string]func(l *listing, value string) error{
 // parseQuery reads a query string. The values come back as well, for the link to the next page.
 func (v *variant) parseQuery(raw string) (listing, url.Values, error) {
 	l := listing{}
-	given, err := url.ParseQuery(raw)
+	given, err := dialect.ParseQuery(raw)
 	if err != nil {
-		return l, nil, dialect.Invalid("the query string is malformed")
+		return l, nil, err
 	}
 	for name, values := range given {
 		last := values[len(values)-1]

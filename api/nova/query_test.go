@@ -69,6 +69,8 @@ func TestFilters(t *testing.T) {
 		{"?property-image_type=snapshot&type=snapshot", []string{guarded}},
 		{"?sort_key=name&sort_dir=asc&colour=red&deleted=true", plain},
 		{"?offset=3&page_size=1", plain},
+		{"?colour=red;sort=x&name=guarded", []string{guarded}},
+		{"?name=guarded;x", nil},
 		{"?changes-since=2011-01-01T01:02:03.5Z", []string{active, full, public, guarded, failed, tombstone, leaving, copying, queued}},
 		{"?changes-since=2011-01-01T01:02:03Z&status=deleted", deleted},
 		{"?changes-since=2011-01-01T01:02:03.500001Z", nil},
@@ -92,7 +94,7 @@ func TestBadParameters(t *testing.T) {
 		"minRam=x": {400, 400}, "minRam=": {400, 400}, "minDisk=1.0": {400, 400}, "minDisk=-": {400, 400}, "minRam=x&minRam=1": {200, 200},
 		"marker=" + unknown: {400, 400}, "marker=nonsense": {400, 400}, "marker=" + hidden: {400, 400},
 		"changes-since=": {400, 400}, "changes-since=yesterday": {400, 400}, "changes-since=2011-13-01": {400, 400},
-		"changes-since=2011-01-01T25:00:00Z": {400, 400}, "changes-since=2011-01-01T00:00.5Z": {400, 400}, "a=1;b=2": {400, 400}, "%ff=1": {400, 400},
+		"changes-since=2011-01-01T25:00:00Z": {400, 400}, "changes-since=2011-01-01T00:00.5Z": {400, 400}, "a=1;b=2": {200, 200}, "limit=1;": {400, 400}, "%ff=1": {400, 400},
 	} {
 		for i, list := range []string{"/v2.1/images", "/v2/images"} {
 			for _, path := range []string{list, list + "/detail"} {

@@ -40,10 +40,21 @@ func (f *family) create(request) (dialect.Reply, error) {
 func (f *family) look(r request) (daemon.Image, error) {
 	m, err := f.daemon.Image(r.Context(), r.Caller, r.id)
 	if err == nil && m.State == daemon.ImageDeleted {
-		return m, &daemon.Error{Code: daemon.NotFound, Message: "the image is deleted"}
+		return m, purged()
 	}
 	return m, err
 }
+
+// set changes an image. What is purged is not there for who writes, either.
+func (f *family) set(r request, ch daemon.ImageChange) (daemon.Image, error) {
+	m, err := f.daemon.SetImage(r.Context(), r.Caller, r.id, ch)
+	if errors.Is(err, daemon.ErrPurged) {
+		err = purged()
+	}
+	return m, err
+}
+
+func purged() error { return &daemon.Error{Code: daemon.NotFound, Message: "the image is deleted"} }
 
 func (f *family) showImage(r request) (dialect.Reply, error) {
 	m, err := f.look(r)
@@ -55,7 +66,7 @@ func (f *family) showImage(r request) (dialect.Reply, error) {
 
 // deleteImage asks for the deletion. One that was asked for before is not there.
 func (f *family) deleteImage(r request) (dialect.Reply, error) {
-	_, err := f.daemon.RequestImageDelete(r.Context(), r.Caller, r.id)
+	_, err := f.daemon.RequestActiveImageDelete(r.Context(), r.Caller, r.id)
 	if e, ok := errors.AsType[*daemon.Error](err); ok && e.Code == daemon.Gone {
 		return dialect.Reply{}, &dialect.Refusal{Status: http.StatusNotFound, Code: e.Code, Message: e.Message, Err: e.Err}
 	}
@@ -87,7 +98,7 @@ func (f *family) mergeMetadata(r request) (dialect.Reply, error) {
 		}
 		return dialect.Reply{}, err
 	}
-	m, err := f.daemon.SetImage(r.Context(), r.Caller, r.id, daemon.ImageChange{SetMetadata: items})
+	m, err := f.set(r, daemon.ImageChange{SetMetadata: items})
 	if err != nil {
 		return dialect.Reply{}, err
 	}
@@ -115,8 +126,7 @@ func (f *family) putItem(r request) (dialect.Reply, error) {
 	if err != nil {
 		return dialect.Reply{}, err
 	}
-	_, err = f.daemon.SetImage(r.Context(), r.Caller, r.id, daemon.ImageChange{SetMetadata: map[string]string{r.key: value}})
-	if err != nil {
+	if _, err := f.set(r, daemon.ImageChange{SetMetadata: map[string]string{r.key: value}}); err != nil {
 		return dialect.Reply{}, err
 	}
 	return f.reply(r.Request, http.StatusCreated, item{r.key, value})
@@ -124,7 +134,7 @@ func (f *family) putItem(r request) (dialect.Reply, error) {
 
 // deleteItem removes an item. That there was none is no fault.
 func (f *family) deleteItem(r request) (dialect.Reply, error) {
-	if _, err := f.daemon.SetImage(r.Context(), r.Caller, r.id, daemon.ImageChange{RemoveMetadata: []string{r.key}}); err != nil {
+	if _, err := f.set(r, daemon.ImageChange{RemoveMetadata: []string{r.key}}); err != nil {
 		return dialect.Reply{}, err
 	}
 	return empty(http.StatusNoContent), nil

@@ -116,6 +116,8 @@ func TestRefusals(t *testing.T) {
 		{"POST", "/public/META", `{"metadata":{"a":"b"}}`, forbidden, forbidden},
 		{"POST", "/pending/META", `{"metadata":{"a":"b"}}`, building, building},
 		{"POST", "/leaving/META", `{"metadata":{"a":"b"}}`, building, building},
+		{"POST", "/deleted/META", `{"metadata":{"a":"b"}}`, missing, missing},
+		{"POST", "/deleted/META", `{}`, missing, missing},
 		{"POST", "/error/META", `{"metadata":{"a":"b"}}`, building, building},
 
 		{"GET", "/active/META/none", "", missing, missing},
@@ -138,12 +140,14 @@ func TestRefusals(t *testing.T) {
 		{"PUT", "/public/META/a", `{"meta":{"a":"b"}}`, forbidden, forbidden},
 		{"PUT", "/pending/META/a", `{"meta":{"a":"b"}}`, building, building},
 		{"PUT", "/leaving/META/a", `{"meta":{"a":"b"}}`, building, building},
+		{"PUT", "/deleted/META/a", `{"meta":{"a":"b"}}`, missing, missing},
 		{"PUT", "/full/META/one", `{"meta":{"one":"more"}}`, overLimit, overLimit},
 		{"DELETE", "/none/META/a", "", missing, missing},
 		{"DELETE", "/public/META/a", "", forbidden, forbidden},
 		{"DELETE", "/private/META/a", "", missing, missing},
 		{"DELETE", "/pending/META/a", "", building, building},
 		{"DELETE", "/leaving/META/a", "", building, building},
+		{"DELETE", "/deleted/META/a", "", missing, missing},
 
 		{"GET", "/active/", "", bad, bad},
 		{"GET", "/detail/", "", bad, bad},

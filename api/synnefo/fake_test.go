@@ -6,10 +6,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 	"unicode/utf8"
 
 	"github.com/capsuled/capsuled/daemon"
+	"github.com/capsuled/capsuled/daemon/daemontest"
 )
 
 // owner has the images of the tests, but for those that say whose they are.
@@ -103,8 +105,10 @@ func (f *fake) writable(c daemon.Caller, id string) (daemon.Image, error) {
 		return m, err
 	case m.Owner != c.GUID:
 		return m, refused(daemon.Forbidden, "the image is somebody else's")
-	case m.State == daemon.ImageDeletePending || m.State == daemon.ImageDeleted:
+	case m.State == daemon.ImageDeletePending:
 		return m, refused(daemon.Gone, "the image is being deleted")
+	case m.State == daemon.ImageDeleted:
+		return m, &daemon.Error{Code: daemon.Gone, Message: "the image is deleted", Err: daemon.ErrPurged}
 	}
 	return m, nil
 }
@@ -148,7 +152,7 @@ func control(s string) bool {
 	return !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' && !strings.ContainsRune("\t\n\r", r) })
 }
 
-func (f *fake) RequestImageDelete(_ context.Context, c daemon.Caller, id string) (daemon.Image, error) {
+func (f *fake) RequestActiveImageDelete(_ context.Context, c daemon.Caller, id string) (daemon.Image, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.enter("delete", c); err != nil {
@@ -158,13 +162,20 @@ func (f *fake) RequestImageDelete(_ context.Context, c daemon.Caller, id string)
 	switch {
 	case err != nil:
 		return daemon.Image{}, err
-	case m.Protected:
-		return daemon.Image{}, refused(daemon.Forbidden, "the image is protected")
 	case m.State == daemon.ImagePending:
 		return daemon.Image{}, refused(daemon.Conflict, "the image is not ACTIVE yet")
+	case m.Protected && m.State == daemon.ImageActive:
+		return daemon.Image{}, refused(daemon.Forbidden, "the image is protected")
 	}
 	m.State, m.UpdatedAt = map[daemon.ImageState]daemon.ImageState{daemon.ImageActive: daemon.ImageDeletePending,
 		daemon.ImageError: daemon.ImageDeleted}[m.State], time.Now()
 	f.images[id] = m
 	return m, nil
+}
+
+// TestFake: what the fake says is what a daemon says.
+func TestFake(t *testing.T) {
+	daemontest.RunChanges(t, func(_ *testing.T, state daemon.ImageState, protected bool) (daemontest.Changes, daemon.Caller, string) {
+		return newFake(image(alpha, "", func(m *daemon.Image) { m.State, m.Protected = state, protected })), owner, alpha
+	})
 }

@@ -15,7 +15,7 @@ type verbs interface {
 	FindImages(context.Context, daemon.Caller, daemon.ImageQuery) (daemon.ImagePage, error)
 	Image(ctx context.Context, c daemon.Caller, id string) (daemon.Image, error)
 	SetImage(ctx context.Context, c daemon.Caller, id string, ch daemon.ImageChange) (daemon.Image, error)
-	RequestImageDelete(ctx context.Context, c daemon.Caller, id string) (daemon.Image, error)
+	RequestActiveImageDelete(ctx context.Context, c daemon.Caller, id string) (daemon.Image, error)
 }
 
 // Options is what the families need.

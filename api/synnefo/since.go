@@ -2,14 +2,12 @@ package synnefo
 
 import (
 	"net/http"
-	"net/url"
 	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/capsuled/capsuled/api/dialect"
-	"github.com/capsuled/capsuled/daemon"
 )
 
 // sinceForm is a time and, apart from it, its zone. A zone's + that was sent as it is arrives as a space.
@@ -57,9 +55,9 @@ func zoneOffset(zone string) (time.Duration, bool) {
 // changedSince is what a list is asked for with changes-since; the zero time when it is not. Of a parameter that is
 // repeated the last value counts.
 func (f *family) changedSince(r *http.Request) (time.Time, error) {
-	query, err := url.ParseQuery(r.URL.RawQuery)
+	query, err := dialect.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		return time.Time{}, &dialect.Refusal{Code: daemon.Invalid, Message: "the query is not well-formed", Err: err}
+		return time.Time{}, err
 	}
 	given := last(query, "changes-since")
 	if given == "" {

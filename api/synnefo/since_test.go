@@ -87,7 +87,9 @@ func TestChangesSince(t *testing.T) {
 			}
 			shape("?changes-since=", "old,recent")
 			shape("?changes-since="+utc(6*time.Minute, clock)+"Z&changes-since=", "old,recent") // the last counts
-			shape("?changes-since="+east(6*time.Minute)+"+02:00", "gone")                       // a bare plus
+			shape("?name=a;b&limit=1;&changes-since="+utc(6*time.Minute, clock)+"Z", "gone")
+			shape("?name=a;b", "old,recent")
+			shape("?changes-since="+east(6*time.Minute)+"+02:00", "gone") // a bare plus
 			h.ask("GET", e.images+".xml?changes-since="+utc(6*time.Minute, clock)+"Z", "").isXML(200,
 				replacer.Replace(`<images BOTHNS><image id="gone" name=""/></images>`))
 			h.ask("GET", e.images+".xml?changes-since="+utc(0, clock)+"Z", "").is(304, "")

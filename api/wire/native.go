@@ -51,7 +51,8 @@ type Health struct {
 	Reasons []string `json:"reasons,omitempty"`
 }
 
-// OperationHeader is set on every reply that began an operation: the path of the operation.
+// OperationHeader is set on every reply that began an operation: the path of the operation, after the host's
+// public URL if it has one.
 const OperationHeader = "Operation-Location"
 
 // ErrorCodeHeader is set on every error reply of both dialects: one of the codes of Problem. The capsule dialect

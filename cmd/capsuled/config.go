@@ -53,14 +53,15 @@ type NetworkConfig struct {
 	VNCListen netip.Addr
 }
 
-// APIConfig is [api]: where the daemon listens.
+// APIConfig is [api]: where the daemon listens, and where it is reached.
 type APIConfig struct {
-	Socket   string   // unix socket for the operator's tools
-	Group    string   // its members are administrators on the socket
-	Listen   []string // IP:PORT each; beyond loopback only with TLS
-	TLSCert  string   // "" means plain HTTP, and then loopback alone
-	TLSKey   string
-	ClientCA string // "" means that no client certificate is asked for
+	Socket    string   // unix socket for the operator's tools
+	Group     string   // its members are administrators on the socket
+	Listen    []string // IP:PORT each; beyond loopback only with TLS
+	PublicURL string   // what links begin with; "" means what the request was sent to
+	TLSCert   string   // "" means plain HTTP, and then loopback alone
+	TLSKey    string
+	ClientCA  string // "" means that no client certificate is asked for
 }
 
 // AuthConfig is [auth]: who is who on TCP.

@@ -39,6 +39,7 @@ var keys = []key{
 	entry("api", "socket", func(c *Config) *string { return &c.API.Socket }, text(checkSocket)),
 	entry("api", "group", func(c *Config) *string { return &c.API.Group }, text(checkGroup)),
 	entry("api", "listen", func(c *Config) *[]string { return &c.API.Listen }, list("\"127.0.0.1:8080\"", checkListen)),
+	entry("api", "public_url", func(c *Config) *string { return &c.API.PublicURL }, text(optional(checkPublicURL))),
 	entry("api", "tls_cert", func(c *Config) *string { return &c.API.TLSCert }, text(optional(checkCertificate))),
 	entry("api", "tls_key", func(c *Config) *string { return &c.API.TLSKey }, text(optional(checkPrivateKey))),
 	entry("api", "client_ca", func(c *Config) *string { return &c.API.ClientCA }, text(optional(checkCertificate))),

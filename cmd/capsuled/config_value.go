@@ -211,6 +211,13 @@ func checkGUID(s string) error {
 	return nil
 }
 
+func checkPublicURL(s string) error {
+	if err := api.CheckPublicURL(s); err != nil {
+		return fmt.Errorf("is %q; it %w", s, err)
+	}
+	return nil
+}
+
 // checkListen wants a literal address: a name may come to mean another address than the one that was judged.
 func checkListen(s string) error {
 	if _, err := parseListen(s); err != nil {

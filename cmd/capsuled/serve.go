@@ -237,6 +237,7 @@ func (h *house) server(ctx context.Context, c Config, d *daemon.Daemon) (*api.Se
 		Metrics:    promhttp.HandlerFor(h.metrics, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(h.log.Handler(), slog.LevelError), ErrorHandling: promhttp.ContinueOnError}),
 		SecretFile: c.Auth.JWTSecretFile, Admins: c.Auth.Admins,
 		UsersFile: c.Identity.UsersFile, TokenLife: c.Identity.TokenLife, Region: c.Identity.Region, CycladesCatalog: c.Identity.CycladesCatalog, PollLimit: c.Images.PollLimit,
+		PublicURL: c.API.PublicURL,
 	}
 	if admins >= 0 {
 		opt.Groups = []uint32{uint32(admins)}

@@ -141,8 +141,10 @@ func (d *Images) of(c daemon.Caller, id string) (*kept, error) {
 		return nil, no(daemon.Forbidden, "image %s is not yours", id)
 	}
 	switch k.State {
-	case daemon.ImageDeletePending, daemon.ImageDeleted:
+	case daemon.ImageDeletePending:
 		return nil, no(daemon.Gone, "image %s is deleted", id)
+	case daemon.ImageDeleted:
+		return nil, &daemon.Error{Code: daemon.Gone, Message: "image " + id + " is deleted", Err: daemon.ErrPurged}
 	}
 	return k, nil
 }

@@ -63,19 +63,21 @@ func TestImageStates(t *testing.T) {
 	refused(t, h.post(alice, "/createvm", map[string][]string{"imageid": {id}, "loginusername": {"u"}, "loginpassword": {"p"}, "memory": {"256"}}), 400, "conflict", "SHARE_PENDING")
 	h.put(alice, 200, id, "", 0, bytes[:1<<20])
 	step("with some of its bytes", saving, all)
-	for _, d := range []struct {
-		path, body string
-		status     int
-		words      string
-	}{ // what needs an ACTIVE image
-		{"/v2.1/images/%s/metadata", `{"metadata":{"a":"b"}}`, 409, "conflictingRequest"},
-		{"/v2/images/%s/metadata", `{"metadata":{"a":"b"}}`, 409, "conflictingRequest"},
-		{"/api/v1.1/images/%s/meta", `{"metadata":{"a":"b"}}`, 409, "buildInProgress"},
-		{"/compute/v2.0/images/%s/metadata", `{"metadata":{"a":"b"}}`, 409, "buildInProgress"},
+	for _, d := range []struct{ path, metadata, words string }{ // what needs an ACTIVE image
+		{"/v2.1/images/", "/metadata", "conflictingRequest"}, {"/v2/images/", "/metadata", "conflictingRequest"},
+		{"/api/v1.1/images/", "/meta", "buildInProgress"}, {"/compute/v2.0/images/", "/metadata", "buildInProgress"},
 	} {
-		if a := h.call(alice, d.status, "POST", fmt.Sprintf(d.path, id), d.body); !strings.Contains(a.body, d.words) {
-			t.Errorf("%s says %s", d.path, brief(a.body))
+		for _, a := range []answer{h.call(alice, 409, "POST", d.path+id+d.metadata, `{"metadata":{"a":"b"}}`), h.call(alice, 409, "DELETE", d.path+id, "")} {
+			if !strings.Contains(a.body, d.words) {
+				t.Errorf("%s says %s", d.path, brief(a.body))
+			}
 		}
+	}
+	step("when nobody deleted it", saving, all)
+	for _, path := range []string{"/image/v2/images/%s", "/api/glance/images/%s/"} { // who makes images may give them up
+		other := h.awaitImage(alice, "given up", "")
+		h.call(alice, 204, "DELETE", fmt.Sprintf(path, other), "")
+		h.becomes(alice, other, "DELETED")
 	}
 	a := h.put(alice, 202, id, "?finish=true", 1<<20, bytes[1<<20:])
 	if op := h.ended(operationOf(a)); op.State != "succeeded" {
@@ -95,6 +97,9 @@ func TestImageStates(t *testing.T) {
 	h.ctl("image", "gc")
 	h.becomes(alice, id, "DELETED")
 	step("once it is collected", deleted, nil)
+	for _, path := range []string{"/v2.1/images/%s/metadata", "/v2/images/%s/metadata", "/api/v1.1/images/%s/meta", "/compute/v2.0/images/%s/metadata"} {
+		h.call(alice, 404, "POST", fmt.Sprintf(path, id), `{"metadata":{"c":"d"}}`)
+	}
 	h.kept(0)
 
 	// Who asks what has changed is told of it still.

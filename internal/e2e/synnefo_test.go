@@ -36,7 +36,8 @@ var synnefo = []struct {
 // TestSynnefoTranscript makes every call of both versions with curl, each in JSON and in XML, and has xmllint hold what
 // comes against the schemas.
 func TestSynnefoTranscript(t *testing.T) {
-	h := startHost(t)
+	const public = "https://capsules.example.org/host-1"
+	h := startHost(t, fmt.Sprintf("api.public_url = %q", public))
 	for _, v := range synnefo {
 		for _, form := range []string{"json", "xml"} {
 			t.Run(v.name+" "+form, func(t *testing.T) {
@@ -90,7 +91,7 @@ func TestSynnefoTranscript(t *testing.T) {
 				}
 				root := v.base[:strings.LastIndex(v.base, "/")]
 				h.curl(root, form, exchange{"GET", "/", "", "", 200, "versions", []string{`"status":"CURRENT"`}, []string{`status="CURRENT"`}})
-				h.curl(v.base, form, exchange{"GET", "/", "", "", 200, "version", []string{`"describedby"`}, []string{`rel="describedby"`}})
+				h.curl(v.base, form, exchange{"GET", "/", "", "", 200, "version", []string{`"describedby"`, `"` + public + v.base + `/"`}, []string{`rel="describedby"`, `"` + public + v.base + `/"`}})
 			})
 		}
 		t.Run(v.name+" unchanged", func(t *testing.T) { // by somebody who has no image
