@@ -161,9 +161,10 @@ var wasteColumns = []column[wire.ImageWaste]{
 func (a *app) imageCollectCommand() *cobra.Command {
 	var dry bool
 	cmd := &cobra.Command{
-		Use: "gc", Short: "Remove images that are deleted and needed by nothing, and files that no record names", Args: cobra.NoArgs,
-		Long: `Remove images that are deleted and needed by nothing any more, and files that no record names, as the daemon does by
-itself from time to time. What stays is listed with the reason.`,
+		Use: "gc", Short: "Remove images that are deleted and needed by nothing, and those whose bytes never came", Args: cobra.NoArgs,
+		Long: `Remove images that are deleted and needed by nothing any more, and give up those whose bytes nobody has sent for a day, as the
+daemon does by itself every images.collect_every. What stays is listed with the reason. Files that no record names are not
+among them: the daemon removes those within a minute, or once the image that arrives meanwhile has come.`,
 	}
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "only say what would go")
 	cmd.RunE = a.with(func(ctx context.Context, c *client.Client, _ []string) error {
