@@ -15,10 +15,7 @@ import (
 	"github.com/capsuled/capsuled/api/wire"
 )
 
-var (
-	imageStates  = []string{"SHARE_PENDING", "ACTIVE", "DELETE_PENDING", "DELETED", "ERROR", "any"}
-	visibilities = []string{"private", "public", "shared", "community"}
-)
+var imageStates = []string{"SHARE_PENDING", "ACTIVE", "DELETE_PENDING", "DELETED", "ERROR", "any"}
 
 var imageColumns = []column[wire.Image]{
 	{"ID", func(i wire.Image) string { return i.ID }},
@@ -97,11 +94,11 @@ func (a *app) imageListCommand() *cobra.Command {
 	cmd.Flags().StringVar(&f.Name, "name", "", "only the one of this name")
 	cmd.Flags().StringVar(&f.State, "state", "", "only those in this state, or in any; otherwise ACTIVE and SHARE_PENDING")
 	cmd.Flags().StringVar(&f.Owner, "owner", "", "only those of this guid")
-	cmd.Flags().StringVar(&f.Visibility, "visibility", "", "only those that are private, public, shared or community")
+	cmd.Flags().StringVar(&f.Visibility, "visibility", "", "only those that are private, shared, community or public")
 	cmd.Flags().IntVar(&f.Limit, "limit", 0, "at most so many")
 	cmd.Flags().StringVar(&f.Marker, "after", "", "only those that come after this id")
 	cmd.RegisterFlagCompletionFunc("state", cobra.FixedCompletions(imageStates, cobra.ShellCompDirectiveNoFileComp))
-	cmd.RegisterFlagCompletionFunc("visibility", cobra.FixedCompletions(visibilities, cobra.ShellCompDirectiveNoFileComp))
+	completeVisibility(cmd)
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print ids alone")
 	cmd.RunE = a.with(func(ctx context.Context, c *client.Client, _ []string) error {
 		if f.Limit < 0 {

@@ -33,7 +33,7 @@ send it; over --url it is sent. A transfer that is cut goes on from where it was
 	flags := cmd.Flags()
 	flags.StringVar(&n.Name, "name", "", "name of the image (required)")
 	flags.StringVar(&n.Description, "description", "", "what it holds")
-	flags.BoolVar(&n.Public, "public", false, "everybody may use it")
+	visibility := visibilityFlags(cmd)
 	flags.BoolVar(&n.Protected, "protected", false, "it cannot be deleted until that is taken back")
 	flags.IntVar(&n.MinDiskGB, "min-disk", 0, "GB of disk that it needs at least")
 	flags.IntVar(&n.MinRAMMB, "min-ram", 0, "MB of memory that it needs at least")
@@ -47,6 +47,9 @@ send it; over --url it is sent. A transfer that is cut goes on from where it was
 	cmd.MarkFlagRequired("name")
 	cmd.RunE = a.with(func(ctx context.Context, c *client.Client, args []string) error {
 		var err error
+		if n.Visibility, err = visibility(); err != nil {
+			return err
+		}
 		if n.Metadata, err = parseProperties(items); err != nil {
 			return err
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -13,7 +14,7 @@ import (
 
 func (a *app) imageSetCommand() *cobra.Command {
 	var name, description, user, passwordFile string
-	var public, private, protected bool
+	var protected bool
 	var minDisk, minRAM int
 	cmd := &cobra.Command{
 		Use:   "set IMAGE [KEY=VALUE...]",
@@ -27,14 +28,12 @@ nothing; what is not named stays as it is.`,
 	flags := cmd.Flags()
 	flags.StringVar(&name, "name", "", "another name")
 	flags.StringVar(&description, "description", "", "what it holds")
-	flags.BoolVar(&public, "public", false, "everybody may use it")
-	flags.BoolVar(&private, "private", false, "nobody else may use it")
+	visibility := visibilityFlags(cmd)
 	flags.BoolVar(&protected, "protected", false, "it cannot be deleted; --protected=false takes that back")
 	flags.IntVar(&minDisk, "min-disk", 0, "GB of disk that it needs at least")
 	flags.IntVar(&minRAM, "min-ram", 0, "MB of memory that it needs at least")
 	flags.StringVar(&user, "login-user", "", "first login of the image, shown to those who use it")
 	flags.StringVar(&passwordFile, "login-password-file", "", "file with the password of that login, shown likewise")
-	cmd.MarkFlagsMutuallyExclusive("public", "private")
 	cmd.RunE = a.with(func(ctx context.Context, c *client.Client, args []string) error {
 		items, err := parseProperties(args[1:])
 		if err != nil {
@@ -43,13 +42,11 @@ nothing; what is not named stays as it is.`,
 		change := wire.ImageChange{Metadata: items, Name: said(cmd, "name", &name), Description: said(cmd, "description", &description),
 			Protected: said(cmd, "protected", &protected), MinDiskGB: said(cmd, "min-disk", &minDisk), MinRAMMB: said(cmd, "min-ram", &minRAM),
 			LoginUser: said(cmd, "login-user", &user)}
-		visibility := "private"
-		switch {
-		case public:
-			visibility = "public"
-			fallthrough
-		case private:
-			change.Visibility = &visibility
+		switch word, err := visibility(); {
+		case err != nil:
+			return err
+		case word != "":
+			change.Visibility = &word
 		}
 		if passwordFile != "" {
 			password, err := a.readSecretFile(passwordFile)
@@ -58,7 +55,7 @@ nothing; what is not named stays as it is.`,
 			}
 			change.LoginPassword = &password
 		}
-		if len(args) == 1 && cmd.Flags().NFlag() == 0 {
+		if reflect.ValueOf(change).IsZero() {
 			return usagef("say what to change")
 		}
 		return a.setImage(ctx, c, args[0], change)
