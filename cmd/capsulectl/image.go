@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -123,7 +124,11 @@ func (a *app) imageListCommand() *cobra.Command {
 			}
 			return nil
 		}
-		return printTable(a.out, imageColumns, list.Images)
+		if err := printTable(a.out, imageColumns, list.Images); err != nil || !list.More || len(list.Images) == 0 {
+			return err
+		}
+		_, err = fmt.Fprintf(a.err, "there are more: --after %s\n", printable(list.Images[len(list.Images)-1].ID))
+		return err
 	})
 	return cmd
 }
@@ -173,10 +178,7 @@ func (a *app) imageDeleteCommand() *cobra.Command {
 			return err
 		}
 		if later {
-			return each(a, which, func(i candidate) error {
-				_, err := c.RequestImageDelete(ctx, i.id)
-				return err
-			})
+			return a.deleteLater(ctx, c, which)
 		}
 		begin := func(c *client.Client, ctx context.Context, id string) (string, error) {
 			accepted, err := c.DeleteImage(ctx, id)
@@ -185,4 +187,21 @@ func (a *app) imageDeleteCommand() *cobra.Command {
 		return a.act(ctx, c, verb{"image-delete", begin}, which, wait)
 	})
 	return cmd
+}
+
+// deleteLater takes images out of use. No operation comes of that: as JSON it prints the images.
+func (a *app) deleteLater(ctx context.Context, c *client.Client, which []candidate) error {
+	list := wire.ImageList{Images: []wire.Image{}}
+	err := each(a, which, func(i candidate) error {
+		image, err := c.RequestImageDelete(ctx, i.id)
+		if err == nil {
+			image.LoginPassword = ""
+			list.Images = append(list.Images, image)
+		}
+		return err
+	})
+	if a.json && len(list.Images) > 0 {
+		return errors.Join(err, a.printJSON(list))
+	}
+	return err
 }

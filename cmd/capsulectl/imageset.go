@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"reflect"
@@ -30,8 +31,8 @@ nothing; what is not named stays as it is.`,
 	flags.StringVar(&description, "description", "", "what it holds")
 	visibility := visibilityFlags(cmd)
 	flags.BoolVar(&protected, "protected", false, "it cannot be deleted; --protected=false takes that back")
-	flags.IntVar(&minDisk, "min-disk", 0, "GB of disk that it needs at least")
-	flags.IntVar(&minRAM, "min-ram", 0, "MB of memory that it needs at least")
+	flags.IntVar(&minDisk, "min-disk", 0, "`GB` of disk that it needs at least")
+	flags.IntVar(&minRAM, "min-ram", 0, "`MB` of memory that it needs at least")
 	flags.StringVar(&user, "login-user", "", "first login of the image, shown to those who use it")
 	flags.StringVar(&passwordFile, "login-password-file", "", "file with the password of that login, shown likewise")
 	cmd.RunE = a.with(func(ctx context.Context, c *client.Client, args []string) error {
@@ -128,8 +129,8 @@ func (a *app) imageVerifyCommand() *cobra.Command {
 	var wait bool
 	cmd := &cobra.Command{
 		Use: "verify IMAGE...", Short: "Read images again and hold them against their digests",
-		Long: "Read all of each image again and hold it against its digest. With --wait the exit status is " + strconv.Itoa(exitFailed) + ` if one is not
-what it was.`,
+		Long: `Read all of each image again and hold it against its digest. With --wait the exit status is ` + strconv.Itoa(exitFailed) + ` if one is not what
+it was.`,
 		Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.complete(imageCandidates),
 	}
 	cmd.Flags().BoolVar(&wait, "wait", false, "wait until it is done")
@@ -175,7 +176,27 @@ among them: the daemon removes those within a minute, or once the image that arr
 			_, err := fmt.Fprintln(a.err, "nothing to collect")
 			return err
 		}
-		return printWide(a.out, wasteColumns, list.Waste, longText)
+		if err := printWide(a.out, wasteColumns, list.Waste, longText); err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(a.err, goes(list))
+		return err
 	})
 	return cmd
+}
+
+// goes sums up what is collected: KEPT is empty for what goes, which the table alone does not say.
+func goes(list wire.ImageWasteList) string {
+	going, bytes := 0, int64(0)
+	for _, w := range list.Waste {
+		if w.Kept == "" {
+			going++
+			bytes += w.Bytes
+		}
+	}
+	verb := "go"
+	if list.DryRun {
+		verb = "would go"
+	}
+	return fmt.Sprintf("%d of %d %s, with %s", going, len(list.Waste), verb, cmp.Or(size(bytes), "no bytes"))
 }
