@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -144,10 +145,11 @@ func (f *fakeDaemon) SetImage(ctx context.Context, c daemon.Caller, id string, c
 
 func (f *fakeDaemon) AppendImage(ctx context.Context, c daemon.Caller, id string, offset int64, r io.Reader) (up daemon.ImageUpload, err error) {
 	err = f.withImage(ctx, c, id, func(img *fakeImage) error {
+		if img.State != daemon.ImagePending {
+			return conflict("the image is %s", img.State)
+		}
 		up = daemon.ImageUpload{Received: int64(len(img.bytes)), Bytes: img.awaited}
 		switch {
-		case img.State != daemon.ImagePending:
-			return conflict("the image is %s", img.State)
 		case offset >= 0 && offset != up.Received:
 			return conflict("%d bytes have come, and these begin at %d", up.Received, offset)
 		case offset < 0:
@@ -165,7 +167,9 @@ func (f *fakeDaemon) AppendImage(ctx context.Context, c daemon.Caller, id string
 		if ended == io.EOF {
 			return up, nil
 		}
-		if ended != nil {
+		if refused, ok := errors.AsType[*daemon.Error](ended); ok {
+			err = refused
+		} else if ended != nil {
 			err = &daemon.Error{Code: daemon.Unavailable, Message: "the bytes stopped coming", Err: ended}
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
+	"io"
 	"mime"
 	"net/http"
 	"path"
@@ -48,12 +49,14 @@ func (s *Server) uploadImage(_ http.ResponseWriter, r *http.Request, c daemon.Ca
 	if finish && at.offset < 0 && r.ContentLength == 0 { // nothing to add: it only says that all is there
 		return s.finishImage(r.Context(), c, id)
 	}
-	up, err := s.daemon.AppendImage(r.Context(), c, id, at.offset, r.Body)
-	if err != nil {
-		return reply{}, misplaced(err, up)
+	if at.total >= 0 { // before anything is kept; of an error here AppendImage has more to say
+		if up, err := s.daemon.ImageProgress(r.Context(), c, id); err == nil && up.Bytes >= 0 && at.total != up.Bytes {
+			return reply{}, withProgress(invalid("Content-Range says that the image has %d bytes, and %d were announced", at.total, up.Bytes), up)
+		}
 	}
-	if at.total >= 0 && up.Bytes >= 0 && at.total != up.Bytes {
-		return reply{}, invalid("Content-Range says that the image has %d bytes, and %d were announced", at.total, up.Bytes)
+	up, err := s.daemon.AppendImage(r.Context(), c, id, at.offset, at.body(r.Body))
+	if err != nil {
+		return reply{}, withProgress(err, up)
 	}
 	if finish || up.Received == up.Bytes || up.Received == at.total {
 		return s.finishImage(r.Context(), c, id)
@@ -71,13 +74,14 @@ func (s *Server) finishImage(ctx context.Context, c daemon.Caller, id string) (r
 	return accepted(id, op), nil
 }
 
-// misplaced tells with the refusal of a wrong offset what would have been the right one.
-func misplaced(err error, up daemon.ImageUpload) error {
+// withProgress tells with a refusal of the place or of the bytes how many are there, if that is known: so many were kept, and
+// there the next ones go.
+func withProgress(err error, up daemon.ImageUpload) error {
 	e, ok := errors.AsType[*daemon.Error](err)
-	if !ok || e.Code != daemon.Conflict {
+	if !ok || e.Code != daemon.Conflict && e.Code != daemon.Invalid || up == (daemon.ImageUpload{}) {
 		return err
 	}
-	return &refusal{status: nativeEnvelope.status[daemon.Conflict], header: uploadHeader(up), cause: e}
+	return &refusal{status: nativeEnvelope.status[e.Code], header: uploadHeader(up), cause: e}
 }
 
 func uploadHeader(up daemon.ImageUpload) http.Header {
@@ -128,6 +132,36 @@ func placeOf(r *http.Request) (placed, error) {
 		}
 	}
 	return at, nil
+}
+
+// body is a request's body that is held to the length of this piece, if that is said.
+func (at placed) body(r io.Reader) io.Reader {
+	if at.length < 0 {
+		return r
+	}
+	return &ranged{r: r, length: at.length, left: at.length}
+}
+
+// ranged is a body that must be as long as its Content-Range: a chunked one does not say before how long it is. It ends with an
+// error when it is not, and gives no more bytes than the range has.
+type ranged struct {
+	r            io.Reader
+	length, left int64
+}
+
+func (b *ranged) Read(p []byte) (int, error) {
+	if b.left == 0 { // one more tells too much from just enough
+		n, err := b.r.Read(make([]byte, 1))
+		if n > 0 {
+			return 0, invalid("Content-Range has %d bytes, and the body more", b.length)
+		}
+		return 0, err
+	}
+	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
+	if b.left -= int64(n); err == io.EOF && b.left > 0 {
+		err = invalid("Content-Range has %d bytes, and the body %d", b.length, b.length-b.left)
+	}
+	return n, err
 }
 
 // exportImage sends the bytes of an image, or a part of them. HEAD of an image whose bytes are awaited says how many came.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -50,11 +51,11 @@ func TestUpload(t *testing.T) {
 		{"in the wrong place by its range", "PUT", "", "xyz", []string{octets, "Content-Range: bytes 0-2/10"}, 409, "3", "3 bytes have come"},
 		{"the next piece", "PUT", "", "def", []string{octets, "Upload-Offset: 3"}, 200, "6", `{"received":6,"bytes":10}`},
 		{"from the beginning", "PUT", "", "01234", []string{octets}, 200, "5", `{"received":5,"bytes":10}`},
-		{"of another size", "PUT", "", "5", []string{octets, "Content-Range: bytes 5-5/11"}, 400, "", "11 bytes, and 10 were announced"},
-		{"too early an end", "PUT", "?finish=true", "", nil, 409, "", "6 bytes have come"},
+		{"of another size", "PUT", "", "5", []string{octets, "Content-Range: bytes 5-5/11"}, 400, "5", "11 bytes, and 10 were announced"},
+		{"too early an end", "PUT", "?finish=true", "", nil, 409, "", "5 bytes have come"},
 		{"no bytes before they are there", "GET", "", "", nil, 409, "", "SHARE_PENDING"},
-		{"the last piece", "PUT", "", "6789", []string{octets, "Content-Range: bytes 6-9/*"}, 202, "", `"kind":"image-add"`},
-		{"after the end", "PUT", "", "x", []string{octets, "Upload-Offset: 10"}, 409, "10", "ACTIVE"},
+		{"the last piece", "PUT", "", "56789", []string{octets, "Content-Range: bytes 5-9/*"}, 202, "", `"kind":"image-add"`},
+		{"after the end", "PUT", "", "x", []string{octets, "Upload-Offset: 10"}, 409, "", "ACTIVE"},
 		{"the whole", "GET", "", "", nil, 200, "", "0123456789"},
 	} {
 		a := h.local(t, row.method, path+row.query, row.body, row.head...)
@@ -88,6 +89,58 @@ func TestUploadOfUnknownSize(t *testing.T) {
 		}
 		if a.StatusCode != 202 || h.bytesOf(path) != "abc" {
 			t.Errorf("%+v: %d %s, %q", row, a.StatusCode, a.body, h.bytesOf(path))
+		}
+	}
+}
+
+// A body is held to its Content-Range, whether it says its length before or, chunked, not until its end: no more is kept than the
+// range has, nothing of an image that is said to have another size than was announced, and a refusal tells how much is there.
+func TestUploadByRange(t *testing.T) {
+	h := start(t, nil)
+	for _, row := range []struct {
+		name, announced, place, body string
+		status                       int // of a chunked body
+		kept, text                   string
+		early                        string // why a body is refused before any of it is read that says its length; "" when it is not
+	}{
+		{"all of it", "", "bytes 3-9/10", "defghij", 202, "abcdefghij", `"kind":"image-add"`, ""},
+		{"a piece", "", "bytes 3-4/10", "de", 200, "abcde", `{"received":5,"bytes":-1}`, ""},
+		{"a piece of nobody knows how much", "", "bytes 3-4/*", "de", 200, "abcde", `{"received":5,"bytes":-1}`, ""},
+		{"more than the range", "", "bytes 3-9/10", strings.Repeat("x", 5000), 400, "abcxxxxxxx", "has 7 bytes, and the body more", "has 7 bytes, and the body 5000"},
+		{"more than the range of some", "", "bytes 3-4/*", "defg", 400, "abcde", "has 2 bytes, and the body more", "has 2 bytes, and the body 4"},
+		{"more than the range of what was announced", `,"bytes":10`, "bytes 3-9/10", "defghijk", 400, "abcdefghij", "has 7 bytes, and the body more", "has 7 bytes, and the body 8"},
+		{"less than the range", "", "bytes 3-9/10", "defg", 400, "abcdefg", "has 7 bytes, and the body 4", "has 7 bytes, and the body 4"},
+		{"nothing of the range", "", "bytes 3-9/10", "", 400, "abc", "has 7 bytes, and the body 0", "has 7 bytes, and the body 0"},
+		{"in another place", "", "bytes 4-4/10", "e", 409, "abc", "3 bytes have come", ""},
+		{"of another size", `,"bytes":10`, "bytes 3-4/11", "de", 400, "abc", "has 11 bytes, and 10 were announced", ""},
+		{"the end of another size", `,"bytes":10`, "bytes 3-4/5", "de", 400, "abc", "has 5 bytes, and 10 were announced", ""},
+	} {
+		for _, chunked := range []bool{true, false} {
+			path := await(t, h, row.announced)
+			h.local(t, "PUT", path, "abc", octets)
+			req := request(t, "PUT", "http://capsuled"+path, row.body, octets, "Content-Range: "+row.place)
+			status, kept, told, text := row.status, row.kept, strconv.Itoa(len(row.kept)), row.text
+			switch {
+			case chunked:
+				req.Body, req.ContentLength = io.NopCloser(strings.NewReader(row.body)), -1
+			case row.early != "":
+				status, kept, told, text = 400, "abc", "", row.early
+			}
+			if status == 202 {
+				told = ""
+			}
+			a := do(t, h.unix, req)
+			if a.StatusCode != status || !strings.Contains(a.body, text) || h.bytesOf(path) != kept || a.Header.Get("Upload-Offset") != told {
+				t.Errorf("%s, chunked %t: %d %v %s, kept %q", row.name, chunked, a.StatusCode, a.Header, a.body, h.bytesOf(path))
+			}
+			if status < 400 || len(kept) == 10 {
+				continue
+			}
+			rest := "abcdefghij"[len(kept):] // it goes on where it was told
+			a = h.local(t, "PUT", path, rest, octets, fmt.Sprintf("Content-Range: bytes %d-9/10", len(kept)))
+			if a.StatusCode != 202 || h.bytesOf(path) != kept+rest {
+				t.Errorf("%s, chunked %t, the rest: %d %s, %q", row.name, chunked, a.StatusCode, a.body, h.bytesOf(path))
+			}
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -92,6 +93,25 @@ func TestDocumentHasEveryField(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("schemas (-code +document):\n%s", diff)
+	}
+}
+
+// Who makes a client of the document may send what the daemon takes.
+func TestDocumentHasTheBounds(t *testing.T) {
+	for _, row := range []struct {
+		field, bound string
+		want         int
+	}{{"name: {type: string, minLength", "maxLength", daemon.MaxImageName}, {"imageName: {type: string, minLength", "maxLength", daemon.MaxImageName},
+		{"min_disk_gb: {type: integer, minimum", "maximum", daemon.MaxImageMinDisk}, {"min_ram_mb: {type: integer, minimum", "maximum", daemon.MaxImageMinRAM}} {
+		found := regexp.MustCompile(` `+regexp.QuoteMeta(row.field)+`.*`+row.bound+`: (\d+)}`).FindAllStringSubmatch(string(openAPI), -1)
+		if len(found) < 2 {
+			t.Errorf("%s: %d times", row.field, len(found))
+		}
+		for _, m := range found {
+			if m[1] != strconv.Itoa(row.want) {
+				t.Errorf("%s: %s, want %d", row.field, m[1], row.want)
+			}
+		}
 	}
 }
 

@@ -25,7 +25,8 @@ func (d *Daemon) collectDue(ctx context.Context) error {
 // whose bytes nothing needs, and those whose bytes have been awaited for a day. It says what goes, what stays, and why;
 // with dryRun nothing goes. It begins operations and waits for none. For administrators.
 //
-// Files that no record names are the sweep's, which runs with each full pass.
+// Files that no record names are the sweep's, which runs with each full pass: once the domains of deleted capsules have been
+// ended whose directories it removes. What it puts off, nobody else may do, and what it does not, is done within that pass.
 func (d *Daemon) CollectImages(ctx context.Context, c Caller, dryRun bool) (waste []ImageWaste, err error) {
 	defer d.refused(ctx, c, "image-collect", "", &err)
 	switch {

@@ -20,7 +20,7 @@ func (b *bench) age(id string, by time.Duration) {
 	}
 }
 
-// TestCollect: what goes, what stays and why; and a dry run changes nothing.
+// TestCollect: what goes, what stays and why; and a dry run changes nothing. A file that no record names is the sweep's.
 func TestCollect(t *testing.T) {
 	b := newBench(t, func(o *daemon.Options) { o.KeepDeleted = time.Hour })
 	same := func(i *store.Image) {
@@ -45,6 +45,9 @@ func TestCollect(t *testing.T) {
 	}
 	b.machine.mu.Lock()
 	b.machine.uploads["U2"].touched = time.Now().Add(-25 * time.Hour)
+	b.machine.mu.Unlock()
+	b.machine.mu.Lock()
+	b.machine.images[of("orphan").Digest] = of("orphan")
 	b.machine.mu.Unlock()
 	clone := b.machine.block("Clone")
 	_, making, err := b.CreateCapsule(t.Context(), alice, order(used))
@@ -85,6 +88,12 @@ func TestCollect(t *testing.T) {
 			t.Error(diff)
 		}
 	}
+	b.machine.mu.Lock()
+	if _, ok := b.machine.images[of("orphan").Digest]; !ok {
+		t.Error("a file that no record names went, while a capsule was being made")
+	}
+	delete(b.machine.images, of("orphan").Digest)
+	b.machine.mu.Unlock()
 	states := func(want map[string]daemon.ImageState) {
 		t.Helper()
 		for id, state := range want {

@@ -173,10 +173,9 @@ type ImageUpload struct {
 	Bytes    int64 // how many were announced; -1 when that is not known
 }
 
-// ImageWaste is what a collection of garbage removed, or would remove: an image in DELETE_PENDING, or a file of the store that no
-// record names.
+// ImageWaste is what a collection of garbage removed, or would remove: an image in DELETE_PENDING, or one whose bytes never came.
 type ImageWaste struct {
-	ID     string // of the image; "" for a file
+	ID     string
 	Name   string
 	Digest string
 	Bytes  int64  // that the disk has back; 0 while something else has the same bytes

@@ -36,10 +36,10 @@ func (k *claims) claim(id string) (release func(), err error) {
 }
 
 // AppendImage adds bytes to an image that awaits them, at offset, which must be how many are there; -1 drops what came
-// before and begins anew. What came before an error stays: the ImageUpload says how much is there in any case.
+// before and begins anew. What came before an error stays: the ImageUpload says how much is there, and is zero when nobody looked.
 //
 // Conflict for another offset, or when nothing is awaited; Busy while another request sends; Invalid for more than was
-// announced, of which nothing stays. Ending ctx ends it at the next megabyte: a read that waits is ended by r's owner.
+// announced, of which nothing stays; an *Error of r's as it is. Ending ctx ends it at the next megabyte: a read that waits is ended by r's owner.
 func (d *Daemon) AppendImage(ctx context.Context, c Caller, id string, offset int64, r io.Reader) (u ImageUpload, err error) {
 	defer d.refused(ctx, c, "image-append", id, &err)
 	if offset < -1 {
@@ -57,10 +57,10 @@ func (d *Daemon) AppendImage(ctx context.Context, c Caller, id string, offset in
 		return u, err
 	}
 	defer release()
-	u.Bytes = image.AskedBytes
 	if image, err = d.uploadTo(ctx, c, id, offset); err != nil {
 		return u, err
 	}
+	u.Bytes = image.AskedBytes
 	if image.Upload == "" {
 		return u, errorf(Conflict, "nothing of image %s is here: begin at offset 0", id)
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/capsuled/capsuled/daemon"
 )
@@ -123,6 +124,8 @@ func TestUploads(t *testing.T) {
 	check("after a restart", n, c, 4, ok)
 	n, c = add(-1, "uvw")
 	check("anew", n, c, 3, ok)
+	refused, err := b.AppendImage(t.Context(), alice, id, 3, io.MultiReader(strings.NewReader("x"), iotest.ErrReader(&daemon.Error{Code: daemon.Invalid})))
+	check("what its own codec refuses", refused.Received, code(err), 4, daemon.Invalid)
 	b.machine.mu.Lock()
 	if len(b.machine.uploads) != 1 {
 		t.Errorf("%d uploads", len(b.machine.uploads))

@@ -54,6 +54,9 @@ func (c *Client) Upload(ctx context.Context, id string, from io.Reader, size int
 		if err != nil && !last {
 			return wire.Accepted{}, fmt.Errorf("client: read what is sent: %w", err)
 		}
+		if at+int64(n) == 0 { // as of a pipe whose other end has failed; the daemon would speak of offsets
+			return wire.Accepted{}, &Error{Code: Invalid, Message: "there is nothing to send: not one byte could be read"}
+		}
 		first := at
 		accepted, err := u.send(at, last, func(at int64) (io.Reader, error) {
 			if at < first || at > first+int64(n) {

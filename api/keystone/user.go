@@ -30,6 +30,10 @@ const (
 	maxCost = 14
 )
 
+// userRoles are those that a line may give. Another host of this one logs in by password as well: it must not have the secret of
+// our tokens to make its own, since whoever has that can be anybody.
+var userRoles = []string{daemon.RoleAdmin, daemon.RoleMetrics, daemon.RolePeer}
+
 var namePattern = regexp.MustCompile(`\A[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}\z`)
 
 // ParseUsers reads a users' file: a line for each,
@@ -85,8 +89,8 @@ func parseUser(line string) (User, error) {
 		u.Roles = strings.Split(fields[5], ",")
 	}
 	for _, role := range u.Roles {
-		if !slices.Contains([]string{daemon.RoleAdmin, daemon.RoleMetrics}, role) {
-			return User{}, fmt.Errorf("%q has the role %q; there are %s and %s", u.Name, role, daemon.RoleAdmin, daemon.RoleMetrics)
+		if !slices.Contains(userRoles, role) {
+			return User{}, fmt.Errorf("%q has the role %q; there are %s", u.Name, role, strings.Join(userRoles, ", "))
 		}
 	}
 	return u, nil

@@ -12,10 +12,10 @@ import (
 const hash = "$2a$10$" + "abcdefghijklmnopqrstuvABCDEFGHIJKLMNOPQRSTUVWXYZ01234"
 
 func TestParseUsers(t *testing.T) {
-	text := "# users\r\n\nalice:" + hash + ":guid-a:a@example.org:books:admin,metrics\nbob:" + hash + ":guid-b:::\r\n"
+	text := "# users\r\n\nalice:" + hash + ":guid-a:a@example.org:books:admin,metrics\nbob:" + hash + ":guid-b:::\r\nhost2:" + hash + ":host2:::peer\n"
 	got, err := keystone.ParseUsers([]byte(text))
 	want := []keystone.User{{Name: "alice", Hash: []byte(hash), GUID: "guid-a", Email: "a@example.org", Project: "books", Roles: []string{"admin", "metrics"}},
-		{Name: "bob", Hash: []byte(hash), GUID: "guid-b"}}
+		{Name: "bob", Hash: []byte(hash), GUID: "guid-b"}, {Name: "host2", Hash: []byte(hash), GUID: "host2", Roles: []string{"peer"}}}
 	if diff := cmp.Diff(want, got); diff != "" || err != nil {
 		t.Errorf("%v: %s", err, diff)
 	}
@@ -30,7 +30,7 @@ func TestParseUsers(t *testing.T) {
 		"cheap hash":    {"a:" + strings.Replace(hash, "$10$", "$04$", 1) + ":g:::", "cost 4"},
 		"dear hash":     {"a:" + strings.Replace(hash, "$10$", "$20$", 1) + ":g:::", "cost 20"},
 		"no guid":       {"a:" + hash + "::::", "guid"},
-		"role":          {"a:" + hash + ":g:::admin,boss", "boss"},
+		"role":          {"a:" + hash + ":g:::admin,boss", "\"boss\"; there are admin, metrics, peer"},
 		"twice":         {"a:" + hash + ":g:::\na:" + hash + ":h:::", "line 2"},
 		"no UTF-8":      {"a:" + hash + ":g:\xff::", "UTF-8"},
 		"too long line": {strings.Repeat("x", 1<<17), "too long"},

@@ -82,9 +82,9 @@ type ImageUpload struct {
 	Bytes    int64 `json:"bytes"` // how many were announced; -1 when that is not known
 }
 
-// ImageWaste is what POST /v1/images/gc removed, or with dry_run would remove: an image, or a file that no record names.
+// ImageWaste is an image that POST /v1/images/gc removes, or with dry_run would remove, or that is deleted and stays for now.
 type ImageWaste struct {
-	ID     string `json:"id"` // of the image; "" for a file
+	ID     string `json:"id"`
 	Name   string `json:"name"`
 	Digest string `json:"digest"`
 	Bytes  int64  `json:"bytes"` // that the disk has back; 0 while something else has the same bytes

@@ -127,7 +127,12 @@ func (s *fakeDaemon) addImage(w http.ResponseWriter, r *http.Request) {
 		refuse(w, r, "conflict", "the name "+n.Name+" is taken")
 		return
 	}
-	image := s.newImage(n.Name, n.Description, n.Public)
+	if n.Public && n.Visibility != "" {
+		refuse(w, r, "invalid", "public and visibility: one says it")
+		return
+	}
+	image := s.newImage(n.Name, n.Description, n.Public || n.Visibility == "public")
+	image.Visibility = cmp.Or(n.Visibility, image.Visibility)
 	image.Protected, image.MinDiskGB, image.MinRAMMB, image.Metadata = n.Protected, n.MinDiskGB, n.MinRAMMB, n.Metadata
 	image.LoginUser, image.LoginPassword = n.LoginUser, n.LoginPassword
 	if n.Path == "" && n.URL == "" {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -15,10 +16,7 @@ import (
 	"github.com/capsuled/capsuled/api/wire"
 )
 
-var (
-	imageStates  = []string{"SHARE_PENDING", "ACTIVE", "DELETE_PENDING", "DELETED", "ERROR", "any"}
-	visibilities = []string{"private", "public", "shared", "community"}
-)
+var imageStates = []string{"SHARE_PENDING", "ACTIVE", "DELETE_PENDING", "DELETED", "ERROR", "any"}
 
 var imageColumns = []column[wire.Image]{
 	{"ID", func(i wire.Image) string { return i.ID }},
@@ -97,11 +95,11 @@ func (a *app) imageListCommand() *cobra.Command {
 	cmd.Flags().StringVar(&f.Name, "name", "", "only the one of this name")
 	cmd.Flags().StringVar(&f.State, "state", "", "only those in this state, or in any; otherwise ACTIVE and SHARE_PENDING")
 	cmd.Flags().StringVar(&f.Owner, "owner", "", "only those of this guid")
-	cmd.Flags().StringVar(&f.Visibility, "visibility", "", "only those that are private, public, shared or community")
+	cmd.Flags().StringVar(&f.Visibility, "visibility", "", "only those that are private, shared, community or public")
 	cmd.Flags().IntVar(&f.Limit, "limit", 0, "at most so many")
 	cmd.Flags().StringVar(&f.Marker, "after", "", "only those that come after this id")
 	cmd.RegisterFlagCompletionFunc("state", cobra.FixedCompletions(imageStates, cobra.ShellCompDirectiveNoFileComp))
-	cmd.RegisterFlagCompletionFunc("visibility", cobra.FixedCompletions(visibilities, cobra.ShellCompDirectiveNoFileComp))
+	completeVisibility(cmd)
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print ids alone")
 	cmd.RunE = a.with(func(ctx context.Context, c *client.Client, _ []string) error {
 		if f.Limit < 0 {
@@ -126,7 +124,11 @@ func (a *app) imageListCommand() *cobra.Command {
 			}
 			return nil
 		}
-		return printTable(a.out, imageColumns, list.Images)
+		if err := printTable(a.out, imageColumns, list.Images); err != nil || !list.More || len(list.Images) == 0 {
+			return err
+		}
+		_, err = fmt.Fprintf(a.err, "there are more: --after %s\n", printable(list.Images[len(list.Images)-1].ID))
+		return err
 	})
 	return cmd
 }
@@ -172,10 +174,7 @@ func (a *app) imageDeleteCommand() *cobra.Command {
 			return err
 		}
 		if later {
-			return each(a, which, func(i candidate) error {
-				_, err := c.RequestImageDelete(ctx, i.id)
-				return err
-			})
+			return a.deleteLater(ctx, c, which)
 		}
 		begin := func(c *client.Client, ctx context.Context, id string) (string, error) {
 			accepted, err := c.DeleteImage(ctx, id)
@@ -184,4 +183,21 @@ func (a *app) imageDeleteCommand() *cobra.Command {
 		return a.act(ctx, c, verb{"image-delete", begin}, which, wait)
 	})
 	return cmd
+}
+
+// deleteLater takes images out of use. No operation comes of that: as JSON it prints the images.
+func (a *app) deleteLater(ctx context.Context, c *client.Client, which []candidate) error {
+	list := wire.ImageList{Images: []wire.Image{}}
+	err := each(a, which, func(i candidate) error {
+		image, err := c.RequestImageDelete(ctx, i.id)
+		if err == nil {
+			image.LoginPassword = ""
+			list.Images = append(list.Images, image)
+		}
+		return err
+	})
+	if a.json && len(list.Images) > 0 {
+		return errors.Join(err, a.printJSON(list))
+	}
+	return err
 }

@@ -33,13 +33,13 @@ send it; over --url it is sent. A transfer that is cut goes on from where it was
 	flags := cmd.Flags()
 	flags.StringVar(&n.Name, "name", "", "name of the image (required)")
 	flags.StringVar(&n.Description, "description", "", "what it holds")
-	flags.BoolVar(&n.Public, "public", false, "everybody may use it")
+	visibility := visibilityFlags(cmd)
 	flags.BoolVar(&n.Protected, "protected", false, "it cannot be deleted until that is taken back")
-	flags.IntVar(&n.MinDiskGB, "min-disk", 0, "GB of disk that it needs at least")
-	flags.IntVar(&n.MinRAMMB, "min-ram", 0, "MB of memory that it needs at least")
-	flags.StringVar(&n.Digest, "digest", "", "what it must be, sha256:HEX; anything else is refused")
+	flags.IntVar(&n.MinDiskGB, "min-disk", 0, "`GB` of disk that it needs at least")
+	flags.IntVar(&n.MinRAMMB, "min-ram", 0, "`MB` of memory that it needs at least")
+	flags.StringVar(&n.Digest, "digest", "", "what it must be, `sha256:HEX`; anything else is refused")
 	flags.StringVar(&n.Format, "format", "", "what it must be, raw or qcow2")
-	flags.StringArrayVar(&items, "property", nil, "KEY=VALUE, any number of times")
+	flags.StringArrayVar(&items, "property", nil, "`KEY=VALUE`, any number of times")
 	flags.StringVar(&n.LoginUser, "login-user", "", "first login of the image, shown to those who use it")
 	flags.StringVar(&passwordFile, "login-password-file", "", "file with the password of that login, shown likewise")
 	flags.BoolVar(&upload, "upload", false, "send the file, although the daemon could read it")
@@ -47,6 +47,9 @@ send it; over --url it is sent. A transfer that is cut goes on from where it was
 	cmd.MarkFlagRequired("name")
 	cmd.RunE = a.with(func(ctx context.Context, c *client.Client, args []string) error {
 		var err error
+		if n.Visibility, err = visibility(); err != nil {
+			return err
+		}
 		if n.Metadata, err = parseProperties(items); err != nil {
 			return err
 		}
@@ -90,6 +93,9 @@ func (a *app) addImage(ctx context.Context, c *client.Client, n wire.NewImage, f
 	info, err := f.Stat()
 	if err != nil {
 		return wire.Accepted{}, fmt.Errorf("image file: %w", err)
+	}
+	if info.IsDir() {
+		return wire.Accepted{}, usagef("%s is a directory: give an image file", from)
 	}
 	if !info.Mode().IsRegular() { // of a pipe or a device nobody knows the size
 		return a.upload(ctx, c, n, struct{ io.Reader }{f}, -1)

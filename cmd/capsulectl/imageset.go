@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"reflect"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -13,7 +15,7 @@ import (
 
 func (a *app) imageSetCommand() *cobra.Command {
 	var name, description, user, passwordFile string
-	var public, private, protected bool
+	var protected bool
 	var minDisk, minRAM int
 	cmd := &cobra.Command{
 		Use:   "set IMAGE [KEY=VALUE...]",
@@ -27,14 +29,12 @@ nothing; what is not named stays as it is.`,
 	flags := cmd.Flags()
 	flags.StringVar(&name, "name", "", "another name")
 	flags.StringVar(&description, "description", "", "what it holds")
-	flags.BoolVar(&public, "public", false, "everybody may use it")
-	flags.BoolVar(&private, "private", false, "nobody else may use it")
+	visibility := visibilityFlags(cmd)
 	flags.BoolVar(&protected, "protected", false, "it cannot be deleted; --protected=false takes that back")
-	flags.IntVar(&minDisk, "min-disk", 0, "GB of disk that it needs at least")
-	flags.IntVar(&minRAM, "min-ram", 0, "MB of memory that it needs at least")
+	flags.IntVar(&minDisk, "min-disk", 0, "`GB` of disk that it needs at least")
+	flags.IntVar(&minRAM, "min-ram", 0, "`MB` of memory that it needs at least")
 	flags.StringVar(&user, "login-user", "", "first login of the image, shown to those who use it")
 	flags.StringVar(&passwordFile, "login-password-file", "", "file with the password of that login, shown likewise")
-	cmd.MarkFlagsMutuallyExclusive("public", "private")
 	cmd.RunE = a.with(func(ctx context.Context, c *client.Client, args []string) error {
 		items, err := parseProperties(args[1:])
 		if err != nil {
@@ -43,13 +43,11 @@ nothing; what is not named stays as it is.`,
 		change := wire.ImageChange{Metadata: items, Name: said(cmd, "name", &name), Description: said(cmd, "description", &description),
 			Protected: said(cmd, "protected", &protected), MinDiskGB: said(cmd, "min-disk", &minDisk), MinRAMMB: said(cmd, "min-ram", &minRAM),
 			LoginUser: said(cmd, "login-user", &user)}
-		visibility := "private"
-		switch {
-		case public:
-			visibility = "public"
-			fallthrough
-		case private:
-			change.Visibility = &visibility
+		switch word, err := visibility(); {
+		case err != nil:
+			return err
+		case word != "":
+			change.Visibility = &word
 		}
 		if passwordFile != "" {
 			password, err := a.readSecretFile(passwordFile)
@@ -58,7 +56,7 @@ nothing; what is not named stays as it is.`,
 			}
 			change.LoginPassword = &password
 		}
-		if len(args) == 1 && cmd.Flags().NFlag() == 0 {
+		if reflect.ValueOf(change).IsZero() {
 			return usagef("say what to change")
 		}
 		return a.setImage(ctx, c, args[0], change)
@@ -127,8 +125,8 @@ func (a *app) imageVerifyCommand() *cobra.Command {
 	var wait bool
 	cmd := &cobra.Command{
 		Use: "verify IMAGE...", Short: "Read images again and hold them against their digests",
-		Long: "Read all of each image again and hold it against its digest. With --wait the exit status is " + strconv.Itoa(exitFailed) + ` if one is not
-what it was.`,
+		Long: `Read all of each image again and hold it against its digest. With --wait the exit status is ` + strconv.Itoa(exitFailed) + ` if one is not what
+it was.`,
 		Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.complete(imageCandidates),
 	}
 	cmd.Flags().BoolVar(&wait, "wait", false, "wait until it is done")
@@ -157,9 +155,10 @@ var wasteColumns = []column[wire.ImageWaste]{
 func (a *app) imageCollectCommand() *cobra.Command {
 	var dry bool
 	cmd := &cobra.Command{
-		Use: "gc", Short: "Remove images that are deleted and needed by nothing, and files that no record names", Args: cobra.NoArgs,
-		Long: `Remove images that are deleted and needed by nothing any more, and files that no record names, as the daemon does by
-itself from time to time. What stays is listed with the reason.`,
+		Use: "gc", Short: "Remove images that are deleted and needed by nothing, and those whose bytes never came", Args: cobra.NoArgs,
+		Long: `Remove images that are deleted and needed by nothing any more, and give up those whose bytes nobody has sent for a day, as the
+daemon does by itself every images.collect_every. What stays is listed with the reason. Files that no record names are not
+among them: the daemon removes those within a minute, or once the image that arrives meanwhile has come.`,
 	}
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "only say what would go")
 	cmd.RunE = a.with(func(ctx context.Context, c *client.Client, _ []string) error {
@@ -173,7 +172,27 @@ itself from time to time. What stays is listed with the reason.`,
 			_, err := fmt.Fprintln(a.err, "nothing to collect")
 			return err
 		}
-		return printWide(a.out, wasteColumns, list.Waste, longText)
+		if err := printWide(a.out, wasteColumns, list.Waste, longText); err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(a.err, goes(list))
+		return err
 	})
 	return cmd
+}
+
+// goes sums up what is collected: KEPT is empty for what goes, which the table alone does not say.
+func goes(list wire.ImageWasteList) string {
+	going, bytes := 0, int64(0)
+	for _, w := range list.Waste {
+		if w.Kept == "" {
+			going++
+			bytes += w.Bytes
+		}
+	}
+	verb := "go"
+	if list.DryRun {
+		verb = "would go"
+	}
+	return fmt.Sprintf("%d of %d %s, with %s", going, len(list.Waste), verb, cmp.Or(size(bytes), "no bytes"))
 }

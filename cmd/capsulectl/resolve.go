@@ -87,8 +87,14 @@ func resolveCapsules(ctx context.Context, c *client.Client, args []string) ([]ca
 	return resolve("capsule", plain, func() ([]candidate, error) { return capsuleCandidates(ctx, c) })
 }
 
+// resolveImages looks among those that live, and if that is not enough, also among those that failed or go: to ask why, and to
+// be told by the daemon what cannot be done with them.
 func resolveImages(ctx context.Context, c *client.Client, args []string) ([]candidate, error) {
-	return resolve("image", args, func() ([]candidate, error) { return imageCandidates(ctx, c) })
+	found, err := resolve("image", args, func() ([]candidate, error) { return imageCandidates(ctx, c) })
+	if client.Is(err, client.NotFound) {
+		found, err = resolve("image", args, func() ([]candidate, error) { return imagesIn(ctx, c, "any") })
+	}
+	return found, err
 }
 
 // about makes an action of what is done about the one capsule or image that the first argument means.
@@ -131,7 +137,12 @@ func capsuleCandidates(ctx context.Context, c *client.Client) ([]candidate, erro
 }
 
 func imageCandidates(ctx context.Context, c *client.Client) ([]candidate, error) {
-	list, err := c.Images(ctx, client.ImageFilter{})
+	return imagesIn(ctx, c, "")
+}
+
+// imagesIn are those in a state, in "any", or with "" those that live.
+func imagesIn(ctx context.Context, c *client.Client, state string) ([]candidate, error) {
+	list, err := c.Images(ctx, client.ImageFilter{State: state})
 	among := []candidate{}
 	for _, i := range list.Images {
 		among = append(among, candidate{id: i.ID, name: i.Name, note: i.State})
