@@ -18,7 +18,7 @@ import (
 	"github.com/capsuled/capsuled/daemon/store"
 )
 
-// Bounds of an image record's texts, in characters. The dialect of the capsule contract has narrower ones (section 8).
+// Bounds of an image record's texts, in characters.
 const (
 	MaxImageName        = 255 // images contract, section 7
 	MaxImageDescription = 1024
