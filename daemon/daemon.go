@@ -42,6 +42,7 @@ type domains interface {
 	Observe(context.Context) (map[domain.ID]domain.Observed, error)
 	ObserveOne(context.Context, domain.ID) (domain.Observed, error)
 	Inspect(context.Context, domain.ID) (domain.Inspection, error)
+	AwaitJob(context.Context, domain.ID) error
 	Checkpoint(context.Context, domain.ID, domain.CleanPoint) error
 	Restorable(context.Context, domain.ID) error
 	Restore(ctx context.Context, s domain.Spec, ram string) error

@@ -127,6 +127,10 @@ func (a *act) putPassword(ctx context.Context, password string) error {
 func (a *act) cleanPoint(ctx context.Context) error {
 	a.d.births.RLock() // the RAM that is being saved is nobody's yet: it is not swept
 	defer a.d.births.RUnlock()
+	// Of an earlier attempt, which a restart cut short: it puts the overlay under the machine whenever it ends.
+	if err := a.d.domains.AwaitJob(ctx, a.id()); err != nil {
+		return err
+	}
 	seen, err := a.d.domains.Inspect(ctx, a.id())
 	if err != nil {
 		return err

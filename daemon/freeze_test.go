@@ -136,3 +136,60 @@ func TestDeathHalfwayThroughCleanPoint(t *testing.T) {
 		b.settled()
 	}
 }
+
+// carrying is libvirt that carries on with a clean point whose client was killed, and is through when somebody waits for it.
+type carrying struct {
+	*machine
+	reached chan struct{}
+	job     func() error
+}
+
+func (c *carrying) Checkpoint(ctx context.Context, id domain.ID, cp domain.CleanPoint) error {
+	c.mu.Lock()
+	first := c.job == nil
+	if first {
+		c.job = func() error { return c.machine.Checkpoint(context.WithoutCancel(ctx), id, cp) }
+	}
+	c.mu.Unlock()
+	if !first {
+		return c.machine.Checkpoint(ctx, id, cp)
+	}
+	close(c.reached)
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (c *carrying) AwaitJob(ctx context.Context, id domain.ID) error {
+	c.mu.Lock()
+	job := c.job
+	c.mu.Unlock()
+	if job != nil {
+		if err := job(); err != nil {
+			return err
+		}
+	}
+	return c.machine.AwaitJob(ctx, id)
+}
+
+// TestDeathDuringCleanPoint: the daemon is killed while libvirt saves the RAM. The next one looks when that is through: the
+// overlay that libvirt is about to use is not made anew.
+func TestDeathDuringCleanPoint(t *testing.T) {
+	c := &carrying{reached: make(chan struct{})}
+	b := newBench(t, func(o *daemon.Options) { c.machine = o.Domains.(*machine); o.Domains = c })
+	id := b.create(alice, b.image())
+	b.succeed(b.LaunchCapsule(t.Context(), alice, id))
+	op, err := b.SwitchCapsule(t.Context(), alice, id, daemon.Secure, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-c.reached
+	b.kill()
+	b.start()
+	if op = b.wait(op, nil); op.State != daemon.OperationSucceeded {
+		t.Errorf("%s: %s", op.State, op.Cause)
+	}
+	if n := b.called("PrepareCleanPoint"); n != 1 {
+		t.Errorf("the overlay was made %d times", n)
+	}
+	b.settled()
+}

@@ -59,7 +59,7 @@ func (h *Host) Checkpoint(ctx context.Context, id ID, cp CleanPoint) error {
 	if err := cp.validate(); err != nil {
 		return err
 	}
-	if err := h.awaitJob(ctx, id); err != nil {
+	if err := h.AwaitJob(ctx, id); err != nil {
 		return wrap(what, err)
 	}
 	return h.change(ctx, "checkpoint", what, id, func(c *libvirt.Connect) error {
@@ -72,8 +72,10 @@ func (h *Host) Checkpoint(ctx context.Context, id ID, cp CleanPoint) error {
 	})
 }
 
-// awaitJob waits until the domain has no job: libvirtd carries on with the one of a client that died.
-func (h *Host) awaitJob(ctx context.Context, id ID) error {
+// AwaitJob waits until the domain has no job, such as a checkpoint: libvirtd carries on with the one of a client that died, and
+// what is seen of the domain meanwhile may be otherwise in the next moment. ErrBusy if it has not ended by ctx's deadline or,
+// without one, after Options.CallTimeout; ErrConflict if the domain is off.
+func (h *Host) AwaitJob(ctx context.Context, id ID) error {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, h.opt.CallTimeout)
