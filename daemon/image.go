@@ -68,11 +68,17 @@ type ImageChange struct {
 
 // Bounds of an image's metadata. Lengths are counted in code points but for MaxMetadataValue.
 const (
-	MaxMetadataItems = 128     // images contract, section 7: more is OverQuota
-	MaxMetadataKey   = 255     // code points
-	MaxMetadataValue = 65535   // bytes; dialects allow less
-	MaxImageMinDisk  = 2048    // GiB; the image store makes no bigger disk
-	MaxImageMinRAM   = 1 << 30 // MiB
+	MaxMetadataItems = 128   // images contract, section 7: more is OverQuota
+	MaxMetadataKey   = 255   // code points
+	MaxMetadataValue = 65535 // bytes; dialects allow less
+	// MaxMetadataBytes is what all keys and values of one image may have together, in bytes: more is OverQuota. Each change
+	// of an image writes all of them within the one transaction that writes, and they are in memory, in the text of every
+	// dialect that shows them too. What Nova's and Synnefo's own bounds allow fits: 128 items of 255 and 256 characters of
+	// four bytes have 261,632.
+	MaxMetadataBytes = 256 << 10
+
+	MaxImageMinDisk = 2048    // GiB; the image store makes no bigger disk
+	MaxImageMinRAM  = 1 << 30 // MiB
 )
 
 // Image is an image as a caller may see it.

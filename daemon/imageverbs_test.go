@@ -242,6 +242,8 @@ func TestNewImages(t *testing.T) {
 		"a name like an id": {daemon.NewImage{Name: id}, daemon.Invalid, daemon.Invalid},
 		"a name that is":    {daemon.NewImage{Name: "taken"}, daemon.Conflict, daemon.Conflict},
 		"too much metadata": {daemon.NewImage{Metadata: many}, daemon.OverQuota, daemon.OverQuota},
+		"longest metadata":  {daemon.NewImage{Metadata: bytesOfItems(daemon.MaxMetadataBytes)}, ok, ok},
+		"longer metadata":   {daemon.NewImage{Metadata: bytesOfItems(daemon.MaxMetadataBytes + 1)}, daemon.OverQuota, daemon.OverQuota},
 		"no key":            {daemon.NewImage{Metadata: map[string]string{"": "v"}}, daemon.Invalid, daemon.Invalid},
 		"NUL":               {daemon.NewImage{Metadata: map[string]string{"k": "a\x00"}}, daemon.Invalid, daemon.Invalid},
 		"no text":           {daemon.NewImage{Metadata: map[string]string{"k": "\xff"}}, daemon.Invalid, daemon.Invalid},

@@ -98,6 +98,17 @@ func TestBadPatches(t *testing.T) {
 	expect(t, w.ask("PATCH", "/v2/images/"+id, "["+strings.Repeat(" ", 114688)+"]"), 413, "exceeds")
 }
 
+// TestLongMetadata is four of the longest values: they are as much as an image may have.
+func TestLongMetadata(t *testing.T) {
+	w := newWorld(t)
+	value := strings.Repeat("<", daemon.MaxMetadataValue)
+	id := w.active(daemon.Image{Metadata: map[string]string{"a": value, "b": value, "c": value}})
+	expect(t, w.ask("PATCH", "/v2/images/"+id, `[{"op":"add","path":"/d","value":"`+value+`"}]`), 200, "")
+	expect(t, w.ask("PATCH", "/v2/images/"+id, `[{"op":"add","path":"/e","value":""}]`), 413, "exceeded")
+	expect(t, w.ask("PUT", "/v2/images/"+id+"/tags/t", ""), 413, "exceeded")
+	expect(t, w.ask("PATCH", "/v2/images/"+id, `[{"op":"replace","path":"/d","value":""},{"op":"add","path":"/e","value":""}]`), 200, "")
+}
+
 // TestShadowed finds that an item named description, of another dialect, shows only as long as nothing was said here.
 func TestShadowed(t *testing.T) {
 	w := newWorld(t)

@@ -232,7 +232,11 @@ func check(c daemon.Caller, i daemon.Image) error {
 	case len(i.Metadata) > daemon.MaxMetadataItems:
 		return no(daemon.OverQuota, "the limit of %d metadata items is exceeded", daemon.MaxMetadataItems)
 	}
+	together := 0
 	for key, value := range i.Metadata {
+		if together += len(key) + len(value); together > daemon.MaxMetadataBytes {
+			return no(daemon.OverQuota, "the limit of %d bytes of metadata is exceeded", daemon.MaxMetadataBytes)
+		}
 		if n := len([]rune(key)); n < 1 || n > daemon.MaxMetadataKey || len(value) > daemon.MaxMetadataValue {
 			return no(daemon.Invalid, "a metadata item is out of bounds")
 		}
