@@ -39,7 +39,7 @@ func (d *Daemon) RequestImageDelete(ctx context.Context, c Caller, id string) (v
 			upload = i.Upload
 			err = tx.BuryImage(id, ImageDeleted, "", time.Now())
 		default:
-			i.State = ImageDeletePending
+			i = leaving(i)
 			err = tx.PutImage(i, time.Now())
 		}
 		if err != nil {
@@ -58,6 +58,13 @@ func (d *Daemon) RequestImageDelete(ctx context.Context, c Caller, id string) (v
 		d.dropUpload(upload)
 	}
 	return v, nil
+}
+
+// leaving is an image that goes out of use. Its metadata go at once: it counts against no quota any more, and may be kept
+// for long.
+func leaving(i store.Image) store.Image {
+	i.State, i.Metadata = ImageDeletePending, nil
+	return i
 }
 
 // guarded says that an image is protected and has something to protect. Until its bytes are there it cannot be changed, so
@@ -86,7 +93,7 @@ func (d *Daemon) DeleteImage(ctx context.Context, c Caller, id string) (Operatio
 		case guarded(i):
 			return protectedImage(i)
 		}
-		i.State = ImageDeletePending
+		i = leaving(i)
 		return errors.Join(unneeded(tx, i), tx.PutImage(i, time.Now()))
 	})
 }

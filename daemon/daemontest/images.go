@@ -411,7 +411,7 @@ func (d *Images) RequestImageDelete(ctx context.Context, c daemon.Caller, id str
 	case k.State == daemon.ImagePending && k.busy != "":
 		return k.Image, no(daemon.Conflict, "image %s is %s", id, k.State)
 	case k.State == daemon.ImageActive:
-		k.State = daemon.ImageDeletePending
+		k.State, k.Metadata = daemon.ImageDeletePending, map[string]string{}
 	default:
 		k.State, k.Name, k.Metadata, k.data = daemon.ImageDeleted, "", map[string]string{}, nil
 	}
