@@ -35,7 +35,7 @@ func naive(all []store.Image, c daemon.Caller, q daemon.ImageQuery) (ids []strin
 			}
 		}
 		own := i.Owner == c.GUID
-		may := admin || own || i.Visibility == daemon.Public && i.State != daemon.ImageError
+		may := admin || own || i.Visibility == daemon.Public && i.State != daemon.ImageError && i.Cause == ""
 		fits := slices.Contains(states, i.State) && may
 		fits = fits && (!dead || time.Since(i.DeletedAt) < 30*24*time.Hour)
 		fits = fits && (!q.Own || own) && (q.Name == nil || name == *q.Name) && (q.Owner == "" || q.Owner == i.Owner)
@@ -143,6 +143,7 @@ func TestCatalog(t *testing.T) {
 				}
 				at := minute(r, "updated")
 				if i.State == daemon.ImageDeleted || i.State == daemon.ImageError {
+					i.Cause = rapid.SampledFrom([]string{"", "why"}).Draw(r, "cause")
 					i.DeletedAt = rapid.SampledFrom([]time.Time{time.Now(), time.Now().Add(-31 * 24 * time.Hour)}).Draw(r, "deleted")
 				}
 				err := b.db.Update(t.Context(), func(tx *store.Tx) error { return tx.PutImage(i, at) })

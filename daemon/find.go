@@ -115,7 +115,7 @@ func (f *filter) takes(i *Image) bool {
 	own := i.Owner == f.caller.GUID
 	switch {
 	case len(f.states) > 0 && !slices.Contains(f.states, i.State),
-		!f.admin && !own && (i.Visibility != Public || i.State == ImageError), // why something failed is its owner's to know
+		!f.admin && !own && (i.Visibility != Public || failed(i)),
 		q.Own && !own,
 		q.Name != nil && i.Name != *q.Name,
 		q.Owner != "" && i.Owner != q.Owner,
@@ -166,10 +166,14 @@ func (d *Daemon) Image(ctx context.Context, c Caller, id string) (Image, error) 
 	return *i, nil
 }
 
-// sees says who may know an image by its id (images contract, section 7). Why one failed is its owner's to know.
+// sees says who may know an image by its id (images contract, section 7).
 func sees(c Caller, i *Image) bool {
 	if c.admin() {
 		return true
 	}
-	return c.GUID != "" && (i.Owner == c.GUID || i.Visibility != Private && i.State != ImageError)
+	return c.GUID != "" && (i.Owner == c.GUID || i.Visibility != Private && !failed(i))
 }
+
+// failed says that the bytes of an image never came. It is its owner's alone, also once it is deleted: nobody else is to
+// know why.
+func failed(i *Image) bool { return i.State == ImageError || i.Cause != "" }

@@ -87,7 +87,7 @@ type Image struct {
 	Name          string // "" when it has none
 	Description   string
 	State         ImageState
-	Cause         string // why it is in state ERROR
+	Cause         string // why its bytes never came: of an ERROR, and of one that was deleted since
 	Visibility    Visibility
 	Protected     bool
 	Owner         string // guid

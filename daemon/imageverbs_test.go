@@ -203,7 +203,25 @@ func TestWhyIsItsOwners(t *testing.T) {
 	if _, err := b.RequestImageDelete(t.Context(), alice, id); err != nil {
 		t.Error(err)
 	}
-	if i, err := b.Image(t.Context(), alice, id); err != nil || i.State != daemon.ImageDeleted {
+	// That its owner deletes it makes it nobody else's.
+	if i, err := b.Image(t.Context(), alice, id); err != nil || i.State != daemon.ImageDeleted || i.Cause != "why" {
+		t.Errorf("%+v, %v", i, err)
+	}
+	if i, err := b.Image(t.Context(), bob, id); code(err) != daemon.NotFound {
+		t.Errorf("%+v, %v", i, err)
+	}
+	if _, err := b.RequestImageDelete(t.Context(), bob, id); code(err) != daemon.NotFound {
+		t.Error(err)
+	}
+	for who, n := range map[*daemon.Caller]int{&alice: 1, &bob: 0, &admin: 1} {
+		if page, err := b.FindImages(t.Context(), *who, everything); err != nil || len(page.Images) != n {
+			t.Errorf("%s, once it is deleted: %+v, %v", who.GUID, page, err)
+		}
+	}
+	// What came, and was deleted, everybody knows of who knew it.
+	gone := b.put("j", daemon.ImageActive, func(i *store.Image) { i.Visibility = daemon.Public })
+	b.succeed(b.DeleteImage(t.Context(), alice, gone))
+	if i, err := b.Image(t.Context(), bob, gone); err != nil || i.State != daemon.ImageDeleted {
 		t.Errorf("%+v, %v", i, err)
 	}
 }

@@ -64,7 +64,7 @@ var orders = map[daemon.ImageSort]func(a, b daemon.Image) int{
 }
 
 func lists(c daemon.Caller, q daemon.ImageQuery, i daemon.Image) bool {
-	if i.Owner != c.GUID && (q.Own || i.Visibility != daemon.Public && !c.HasRole(daemon.RoleAdmin)) {
+	if i.Owner != c.GUID && (q.Own || !c.HasRole(daemon.RoleAdmin) && (i.Visibility != daemon.Public || failed(i))) {
 		return false
 	}
 	states := q.States

@@ -128,8 +128,11 @@ func no(code daemon.Code, format string, args ...any) error {
 }
 
 func sees(c daemon.Caller, i daemon.Image) bool {
-	return c.HasRole(daemon.RoleAdmin) || i.Owner == c.GUID || i.Visibility != daemon.Private
+	return c.HasRole(daemon.RoleAdmin) || i.Owner == c.GUID || i.Visibility != daemon.Private && !failed(i)
 }
+
+// failed says that an image is its owner's alone.
+func failed(i daemon.Image) bool { return i.State == daemon.ImageError || i.Cause != "" }
 
 // of finds an image for a caller who wants to change it.
 func (d *Images) of(c daemon.Caller, id string) (*kept, error) {
