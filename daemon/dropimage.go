@@ -84,10 +84,13 @@ func pendingImage(err error, i store.Image) error {
 }
 
 // DeleteImage is RequestImageDelete and PurgeImage at once: its name is free when the operation has ended, and capsules
-// made from it live on.
+// made from it live on. A tombstone in ERROR is DELETED at once; its operation finds nothing to do.
 func (d *Daemon) DeleteImage(ctx context.Context, c Caller, id string) (Operation, error) {
 	return d.beginImage(ctx, c, opImageDelete, id, func(tx *store.Tx, i store.Image) error {
 		switch {
+		case i.State == ImageError:
+			i.State = ImageDeleted
+			return tx.PutImage(i, time.Now())
 		case i.State != ImageActive && i.State != ImagePending:
 			return settledImage(i, ImageActive)
 		case guarded(i):
@@ -143,7 +146,10 @@ func neededBy(tx *store.Tx, i store.Image) (string, error) {
 // from it keeps them by its own link.
 func (d *Daemon) imageDelete() *procedure {
 	return &procedure{
-		kind: opImageDelete, load: loadImage,
+		kind: opImageDelete, load: func(tx *store.Tx, a *act) (err error) {
+			a.image, err = tx.ImageEver(a.op.Target)
+			return err
+		},
 		steps: []step{{name: "remove", do: (*act).removeFile}},
 		done:  deletedImage,
 		// Whatever is left of its bytes, no record names them: the sweep tries again.
@@ -151,8 +157,9 @@ func (d *Daemon) imageDelete() *procedure {
 	}
 }
 
+// deletedImage leaves a tombstone as it is: that of an image whose bytes never came says why.
 func deletedImage(tx *store.Tx, a *act) error {
-	return tx.BuryImage(a.op.Target, ImageDeleted, "", time.Now())
+	return ignore(tx.BuryImage(a.op.Target, ImageDeleted, "", time.Now()))
 }
 
 func (a *act) removeFile(ctx context.Context) error {

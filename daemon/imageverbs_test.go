@@ -120,7 +120,7 @@ func TestImageStates(t *testing.T) {
 		"append":   {ok, ok, conflict, conflict, conflict, left, left, left},
 		"set":      {conflict, conflict, conflict, ok, ok, left, left, left},
 		"request":  {ok, ok, ok, ok, refused, left, left, ok},
-		"delete":   {ok, ok, ok, ok, refused, left, left, left},
+		"delete":   {ok, ok, ok, ok, refused, left, left, ok},
 		"purge":    {conflict, conflict, conflict, conflict, conflict, ok, left, left},
 		"verify":   {conflict, conflict, conflict, ok, ok, left, left, left},
 		"activate": {refused, refused, refused, refused, refused, refused, refused, refused},
@@ -223,6 +223,36 @@ func TestWhyIsItsOwners(t *testing.T) {
 	b.succeed(b.DeleteImage(t.Context(), alice, gone))
 	if i, err := b.Image(t.Context(), bob, gone); err != nil || i.State != daemon.ImageDeleted {
 		t.Errorf("%+v, %v", i, err)
+	}
+}
+
+// TestFailedImageIsDeleted, by the verb that begins an operation: also when the daemon ends before it does.
+func TestFailedImageIsDeleted(t *testing.T) {
+	for name, meanwhile := range map[string]func(*bench, string){
+		"at once": func(*bench, string) {},
+		"after a restart": func(b *bench, id string) {
+			if err := b.exec("UPDATE operations SET ended = NULL, state = 'running' WHERE target = ?", id); err != nil {
+				b.t.Fatal(err)
+			}
+			b.kill()
+			b.start()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, nil)
+			id := b.put("i", daemon.ImageError, nil)
+			op, err := b.DeleteImage(t.Context(), alice, id)
+			b.succeed(op, err)
+			meanwhile(b, id)
+			b.succeed(op, nil)
+			if i, err := b.Image(t.Context(), alice, id); err != nil || i.State != daemon.ImageDeleted || i.Cause != "why" || i.DeletedAt.IsZero() {
+				t.Errorf("%+v, %v", i, err)
+			}
+			if _, err := b.DeleteImage(t.Context(), alice, id); code(err) != daemon.Gone {
+				t.Error(err)
+			}
+			b.settled()
+		})
 	}
 }
 
