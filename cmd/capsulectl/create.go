@@ -61,7 +61,7 @@ operation has ended: --wait waits for that. Without a console password one is ma
 	flags.BoolVar(&f.wait, "wait", false, "wait until the capsule can be launched")
 	cmd.MarkFlagRequired("image")
 	cmd.MarkFlagsMutuallyExclusive("password-file", "password-stdin")
-	cmd.RegisterFlagCompletionFunc("image", a.complete(imageCandidates))
+	cmd.RegisterFlagCompletionFunc("image", a.complete(usedImages))
 	cmd.RegisterFlagCompletionFunc("type", cobra.FixedCompletions(capsuleTypes, cobra.ShellCompDirectiveNoFileComp))
 	cmd.RunE = a.with(func(ctx context.Context, c *client.Client, _ []string) error {
 		if flags.Changed("consent") {

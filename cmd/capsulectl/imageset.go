@@ -22,7 +22,7 @@ func (a *app) imageSetCommand() *cobra.Command {
 nothing; what is not named stays as it is.`,
 		Example:           "  capsulectl image set jammy --name jammy-old --private --protected=false os_distro=ubuntu",
 		Args:              cobra.MinimumNArgs(1),
-		ValidArgsFunction: a.completeInTurn(a.complete(imageCandidates)),
+		ValidArgsFunction: a.completeInTurn(a.complete(usedImages)),
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&name, "name", "", "another name")
@@ -90,7 +90,7 @@ func (a *app) setImage(ctx context.Context, c *client.Client, arg string, change
 func (a *app) imageUnsetCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "unset IMAGE KEY...", Short: "Remove properties of an image: all of them, or none if one is not there", Args: cobra.MinimumNArgs(2),
-		ValidArgsFunction: a.completeInTurn(a.complete(imageCandidates)),
+		ValidArgsFunction: a.completeInTurn(a.complete(usedImages)),
 		RunE: a.with(func(ctx context.Context, c *client.Client, args []string) error {
 			return a.setImage(ctx, c, args[0], wire.ImageChange{RemoveMetadata: args[1:]})
 		}),
@@ -133,7 +133,7 @@ func (a *app) imageVerifyCommand() *cobra.Command {
 		Use: "verify IMAGE...", Short: "Read images again and hold them against their digests",
 		Long: "Read all of each image again and hold it against its digest. With --wait the exit status is " + strconv.Itoa(exitFailed) + ` if one is not
 what it was.`,
-		Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.complete(imageCandidates),
+		Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.complete(usedImages),
 	}
 	cmd.Flags().BoolVar(&wait, "wait", false, "wait until it is done")
 	cmd.RunE = a.with(func(ctx context.Context, c *client.Client, args []string) error {

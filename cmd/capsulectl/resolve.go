@@ -118,13 +118,27 @@ func capsuleCandidates(ctx context.Context, c *client.Client) ([]candidate, erro
 	return among, err
 }
 
+// imageCandidates are the images that live, and those that failed: they can be looked at, and deleted. The name of one
+// that is on its way out is free for another.
 func imageCandidates(ctx context.Context, c *client.Client) ([]candidate, error) {
-	list, err := c.Images(ctx, client.ImageFilter{})
+	list, err := c.Images(ctx, client.ImageFilter{State: "any"})
 	among := []candidate{}
 	for _, i := range list.Images {
+		switch i.State {
+		case "DELETED":
+			continue
+		case "DELETE_PENDING":
+			i.Name = ""
+		}
 		among = append(among, candidate{id: i.ID, name: i.Name, note: i.State})
 	}
 	return among, err
+}
+
+// usedImages are those of them that something may still be done with, or made from, for completions.
+func usedImages(ctx context.Context, c *client.Client) ([]candidate, error) {
+	among, err := imageCandidates(ctx, c)
+	return slices.DeleteFunc(among, func(i candidate) bool { return i.note != "ACTIVE" && i.note != "SHARE_PENDING" }), err
 }
 
 func operationCandidates(ctx context.Context, c *client.Client) ([]candidate, error) {

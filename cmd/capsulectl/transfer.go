@@ -62,7 +62,7 @@ func (a *app) imageExportCommand() *cobra.Command {
 		Long: `Write an image to a file that is not there yet, or with - to standard output, and check its digest. A transfer that is cut
 goes on from where it was; of one that is given up FILE.part is left, from which the same command goes on.`,
 		Args:              cobra.ExactArgs(2),
-		ValidArgsFunction: a.completeInTurn(a.complete(imageCandidates), cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault)),
+		ValidArgsFunction: a.completeInTurn(a.complete(usedImages), cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault)),
 	}
 	cmd.RunE = a.with(func(ctx context.Context, c *client.Client, args []string) error {
 		which, err := resolveImages(ctx, c, args[:1])
