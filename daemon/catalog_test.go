@@ -21,6 +21,7 @@ import (
 func naive(all []store.Image, c daemon.Caller, q daemon.ImageQuery) (ids []string, more bool, code daemon.Code) {
 	admin := slices.Contains(c.Roles, daemon.RoleAdmin)
 	var fit []store.Image
+	var marker *store.Image
 	for _, i := range all {
 		dead := !i.DeletedAt.IsZero()
 		name, size := i.Name, i.FileBytes
@@ -48,11 +49,15 @@ func naive(all []store.Image, c daemon.Caller, q daemon.ImageQuery) (ids []strin
 			got, ok := i.Metadata[k]
 			fits = fits && ok && got == v
 		}
-		if i.Name, i.FileBytes = name, size; fits {
+		if i.ID == q.Marker && (own || admin || i.Visibility != daemon.Private && i.State != daemon.ImageError && i.Cause == "") && (!dead || time.Since(i.DeletedAt) < 30*24*time.Hour) {
+			marker = &i // as it was while it lived, if it is not in the list
+		}
+		if fits {
+			i.Name, i.FileBytes = name, size
 			fit = append(fit, i)
 		}
 	}
-	slices.SortFunc(fit, func(a, b store.Image) int {
+	ordered := func(a, b store.Image) int {
 		by := 0
 		switch q.Sort {
 		case daemon.ByName:
@@ -71,13 +76,16 @@ func naive(all []store.Image, c daemon.Caller, q daemon.ImageQuery) (ids []strin
 			order = -order
 		}
 		return order
-	})
+	}
+	slices.SortFunc(fit, ordered)
 	if q.Marker != "" {
-		at := slices.IndexFunc(fit, func(i store.Image) bool { return i.ID == q.Marker })
-		if at < 0 {
+		if marker == nil {
 			return nil, false, daemon.Invalid
 		}
-		fit = fit[at+1:]
+		fit = slices.DeleteFunc(fit, func(i store.Image) bool { return ordered(i, *marker) <= 0 })
+	}
+	if q.Nothing {
+		return nil, false, ""
 	}
 	if q.Limit > 0 && len(fit) > q.Limit {
 		fit, more = fit[:q.Limit], true
@@ -160,6 +168,7 @@ func TestCatalog(t *testing.T) {
 					q.States = rapid.SliceOfN(rapid.SampledFrom(states), 0, 3).Draw(r, "states")
 				}
 				filters := map[string]func(){
+					"nothing":    func() { q.Nothing = true },
 					"owner":      func() { q.Owner = rapid.SampledFrom(owners).Draw(r, "owner") },
 					"visibility": func() { q.Visibility = rapid.SampledFrom(visibilities).Draw(r, "visibility") },
 					"arrived":    func() { q.Arrived = ptr(rapid.Bool().Draw(r, "arrived")) },
@@ -194,6 +203,81 @@ func TestCatalog(t *testing.T) {
 			},
 		})
 	})
+}
+
+// TestPagesWhileTheyChange deletes each image, or takes it out of the list otherwise, once its page was read: each is listed
+// once all the same, in the order of the first look.
+func TestPagesWhileTheyChange(t *testing.T) {
+	for name, end := range map[string]func(*bench, string){
+		"requested": func(b *bench, id string) {
+			if _, err := b.RequestImageDelete(t.Context(), alice, id); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"deleted": func(b *bench, id string) { b.succeed(b.DeleteImage(t.Context(), alice, id)) },
+		"failed": func(b *bench, id string) {
+			if err := b.db.Update(t.Context(), func(tx *store.Tx) error { return tx.BuryImage(id, daemon.ImageError, "why", time.Now()) }); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"protected": func(b *bench, id string) {
+			if _, err := b.SetImage(t.Context(), alice, id, daemon.ImageChange{Protected: ptr(true)}); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		for _, q := range []daemon.ImageQuery{{}, {Ascending: true}, {Sort: daemon.ByName}, {Sort: daemon.ByName, Ascending: true}, {Sort: daemon.BySize, Ascending: true}, {Sort: daemon.ByID}} {
+			t.Run(fmt.Sprint(name, "/", q.Sort, q.Ascending), func(t *testing.T) {
+				b := newBench(t, nil)
+				for _, name := range []string{"d", "bb", "a", "eeee", "ccc", "ffffff", "ggggg"} { // their size is that of the name
+					b.put(name, daemon.ImageActive, nil)
+				}
+				q := q
+				q.Protected = ptr(false)
+				ids := func(q daemon.ImageQuery) (ids []string, more bool) {
+					page, err := b.FindImages(t.Context(), alice, q)
+					if err != nil {
+						t.Fatal(err)
+					}
+					for _, i := range page.Images {
+						ids = append(ids, i.ID)
+					}
+					return ids, page.More
+				}
+				want, _ := ids(q)
+				var got []string
+				q.Limit = 2
+				for more := true; more; {
+					var page []string
+					if page, more = ids(q); len(page) == 0 {
+						break
+					}
+					for _, id := range page {
+						end(b, id)
+					}
+					got, q.Marker = append(got, page...), page[len(page)-1]
+				}
+				if !slices.Equal(got, want) || len(want) != 7 {
+					t.Errorf("%d listed, want %d: %v, want %v", len(got), len(want), got, want)
+				}
+			})
+		}
+	}
+}
+
+// TestMarkers are the images that a caller may know, and no other, also where nothing can match.
+func TestMarkers(t *testing.T) {
+	b := newBench(t, nil)
+	own, private := b.put("own", daemon.ImageActive, func(i *store.Image) { i.Visibility = daemon.Shared }), b.put("private", daemon.ImageActive, nil)
+	bobs := b.put("bobs", daemon.ImageActive, func(i *store.Image) { i.Visibility = daemon.Public })
+	for _, q := range []daemon.ImageQuery{{}, {Sort: daemon.ByName}, {Nothing: true}, {Name: ptr("none")}} {
+		for marker, want := range map[string]daemon.Code{own: ok, bobs: ok, private: daemon.Invalid, "x": daemon.Invalid} {
+			q.Marker = marker
+			if page, err := b.FindImages(t.Context(), bob, q); code(err) != want || q.Nothing && len(page.Images) > 0 {
+				t.Errorf("%+v: %+v, %v, want %q", q, page, err, want)
+			}
+		}
+	}
 }
 
 // BenchmarkFindImages is a page of a hundred of ten thousand, after a marker in the middle and through a filter, beside a

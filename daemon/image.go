@@ -106,6 +106,9 @@ type Image struct {
 	UpdatedAt     time.Time // never goes backwards
 	DeletedAt     time.Time // of a tombstone; else zero
 
+	formerName  string // of a tombstone, while it lived
+	formerBytes int64
+
 	derived *sync.Map // of an image of the catalog, which never changes: what was made of it; else nil
 }
 
@@ -155,8 +158,9 @@ type ImageQuery struct {
 
 	Sort      ImageSort
 	Ascending bool
-	Marker    string // an id: what comes after it; Invalid when it is not in the list that has no marker
+	Marker    string // id of an image that the caller may know: what comes after where it stands, or would stand; Invalid for any other
 	Limit     int    // 0 for no limit
+	Nothing   bool   // nothing matches; the marker is looked at all the same
 }
 
 // ImagePage is a part of a list of images. They are those of the catalog, for everybody who asks: nobody writes to them.

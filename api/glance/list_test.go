@@ -48,7 +48,7 @@ func TestFilters(t *testing.T) {
 			t.Errorf("%s: %s, want %q", query, a.Body, want)
 		}
 	}
-	for _, query := range []string{"limit=-1", "limit=x", "limit=", "marker=x", "marker=" + unknownID, "sort=password", "sort=name:up", "sort_key=x", "sort_dir=up", "sort=name&sort_key=name",
+	for _, query := range []string{"limit=-1", "limit=x", "limit=", "marker=x", "marker=" + unknownID, "checksum=x&marker=" + unknownID, "limit=0&marker=" + unknownID, "sort=password", "sort=name:up", "sort_key=x", "sort_dir=up", "sort=name&sort_key=name",
 		"visibility=x", "protected=x", "os_hidden=", "size_min=x", "size_max=-1", "min_disk=x", "min_ram=99999999999", "created_at=x", "updated_at=gte:", "a=%zz", "a=%ff", "a=%00", "a=1;b=2"} {
 		expect(t, w.ask("GET", "/v2/images?"+query, ""), 400, "")
 	}
@@ -80,6 +80,26 @@ func TestPaging(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" || pages != 3 {
 		t.Errorf("%d pages: %s", pages, diff)
+	}
+	// Each image is deleted once its page was read: next goes on where that one stood.
+	for _, sort := range []string{"", "&sort=name:asc", "&sort=size"} {
+		w := newWorld(t)
+		for n := range 7 {
+			w.active(daemon.Image{Name: fmt.Sprint(n), FileBytes: int64(n)})
+		}
+		got := 0
+		for next := "/v2/images?limit=3" + sort; next != ""; {
+			a := w.ask("GET", next, "")
+			expect(t, a, 200, "")
+			page := decode[listed](t, a)
+			for _, i := range page.Images {
+				expect(t, w.ask("DELETE", "/v2/images/"+i.ID, ""), 204, "")
+			}
+			got, next = got+len(page.Images), page.Next
+		}
+		if got != 7 {
+			t.Errorf("%d of 7 images are listed, sorted by %q", got, sort)
+		}
 	}
 	for n := range 30 {
 		w.active(daemon.Image{Name: fmt.Sprint("more", n)})

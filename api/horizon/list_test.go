@@ -95,7 +95,7 @@ func TestBadQueries(t *testing.T) {
 	w := newWorld(t)
 	w.active(daemon.Image{Name: "a"})
 	for _, query := range []string{"sort_key=password", "sort_dir=up", "paginate=yes", "protected=maybe", "is_public=2", "os_hidden=x", "visibility=all", "size_min=-1",
-		"size_min=1.5", "size_max=x", "size_max=99999999999999999999", "min_disk=-1", "min_ram=x", "marker=" + unknownID, "marker=x", "a=%zz", "a=%ff", "%ff=a", "a=%00", "a=1;b=2"} {
+		"size_min=1.5", "size_max=x", "size_max=99999999999999999999", "min_disk=-1", "min_ram=x", "marker=" + unknownID, "marker=x", "status=none&marker=" + unknownID, "a=%zz", "a=%ff", "%ff=a", "a=%00", "a=1;b=2"} {
 		expect(t, w.ajax("GET", "/api/glance/images/?"+query, ""), 400, "")
 	}
 	expect(t, w.ajax("GET", "/api/glance/images/?visibility=all", ""), 400, "invalid visibility option: all")
