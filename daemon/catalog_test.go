@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -36,7 +37,7 @@ func naive(all []store.Image, c daemon.Caller, q daemon.ImageQuery) (ids []strin
 			}
 		}
 		own := i.Owner == c.GUID
-		may := admin || own || i.Visibility == daemon.Public && i.State != daemon.ImageError && i.Cause == ""
+		may := admin || own || (i.Visibility == daemon.Public || i.Visibility == daemon.Community && q.Visibility == daemon.Community) && i.State != daemon.ImageError && i.Cause == ""
 		fits := slices.Contains(states, i.State) && may
 		fits = fits && (!dead || time.Since(i.DeletedAt) < 30*24*time.Hour)
 		fits = fits && (!q.Own || own) && (q.Name == nil || name == *q.Name) && (q.Owner == "" || q.Owner == i.Owner)
@@ -98,7 +99,7 @@ func naive(all []store.Image, c daemon.Caller, q daemon.ImageQuery) (ids []strin
 
 // TestCatalog changes images at random and asks for them at random: the catalog says what the records do.
 func TestCatalog(t *testing.T) {
-	owners, visibilities := []string{"alice", "bob"}, []daemon.Visibility{daemon.Private, daemon.Public, daemon.Shared}
+	owners, visibilities := []string{"alice", "bob"}, []daemon.Visibility{daemon.Private, daemon.Public, daemon.Shared, daemon.Community}
 	states := []daemon.ImageState{daemon.ImagePending, daemon.ImageActive, daemon.ImageDeletePending, daemon.ImageDeleted, daemon.ImageError}
 	start := time.Now().Add(-24 * time.Hour).Truncate(time.Second)
 	minute := func(r *rapid.T, what string) time.Time {
@@ -203,6 +204,42 @@ func TestCatalog(t *testing.T) {
 			},
 		})
 	})
+}
+
+// TestCommunity: what is shared with the community is in the list of who asks for that, and in no other of others, and what
+// failed is in none.
+func TestCommunity(t *testing.T) {
+	b := newBench(t, nil)
+	for _, v := range []daemon.Visibility{daemon.Private, daemon.Public, daemon.Shared, daemon.Community} {
+		b.put(string(v), daemon.ImageActive, func(i *store.Image) { i.Visibility = v })
+	}
+	bad := b.put("bad", daemon.ImagePending, func(i *store.Image) { i.Visibility = daemon.Community })
+	if err := b.db.Update(t.Context(), func(tx *store.Tx) error { return tx.BuryImage(bad, daemon.ImageError, "why", time.Now()) }); err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range []struct {
+		q                 daemon.ImageQuery
+		alice, bob, admin string
+	}{
+		{daemon.ImageQuery{}, "community shared public private", "public", "community shared public private"},
+		{daemon.ImageQuery{Visibility: daemon.Community}, "community", "community", "community"},
+		{daemon.ImageQuery{Visibility: daemon.Community, Own: true}, "community", "", ""},
+		{daemon.ImageQuery{Visibility: daemon.Community, States: []daemon.ImageState{daemon.ImageActive, daemon.ImageError}}, " community", "community", " community"},
+		{daemon.ImageQuery{Visibility: daemon.Shared}, "shared", "", "shared"},
+		{daemon.ImageQuery{Visibility: daemon.Private}, "private", "", "private"},
+		{daemon.ImageQuery{Name: ptr("community")}, "community", "", "community"},
+	} {
+		for c, want := range map[*daemon.Caller]string{&alice: row.alice, &bob: row.bob, &admin: row.admin} {
+			page, err := b.FindImages(t.Context(), *c, row.q)
+			var names []string
+			for _, i := range page.Images {
+				names = append(names, i.Name)
+			}
+			if got := strings.Join(names, " "); err != nil || got != want {
+				t.Errorf("%+v by %s: %q, %v, want %q", row.q, c.GUID, got, err, want)
+			}
+		}
+	}
 }
 
 // TestPagesWhileTheyChange deletes each image, or takes it out of the list otherwise, once its page was read: each is listed

@@ -135,7 +135,7 @@ func (f *filter) takes(i *Image) bool {
 	own := i.Owner == f.caller.GUID
 	switch {
 	case len(f.states) > 0 && !slices.Contains(f.states, i.State),
-		!f.admin && !own && (i.Visibility != Public || failed(i)),
+		!f.admin && !own && !f.open(i),
 		q.Own && !own,
 		q.Name != nil && i.Name != *q.Name,
 		q.Owner != "" && i.Owner != q.Owner,
@@ -158,6 +158,12 @@ func (f *filter) takes(i *Image) bool {
 		}
 	}
 	return true
+}
+
+// open says that an image is in the list of everybody. A community image is where such are asked for: who asks for nothing
+// in particular is not to find what anybody puts there.
+func (f *filter) open(i *Image) bool {
+	return (i.Visibility == Public || i.Visibility == Community && f.q.Visibility == Community) && !failed(i)
 }
 
 // Images lists the images that live and that the caller may list, oldest first.

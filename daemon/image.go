@@ -25,7 +25,7 @@ const (
 	Private   Visibility = "private"   // nobody
 	Public    Visibility = "public"    // everybody
 	Shared    Visibility = "shared"    // who knows its id; it is in no list of others
-	Community Visibility = "community" // as Shared
+	Community Visibility = "community" // who knows its id, or asks for the list of such
 )
 
 // NewImage asks for an image. Its bytes come from the file Path of this host (a local caller alone may name one), from
@@ -138,7 +138,8 @@ const (
 )
 
 // ImageQuery narrows a list of images. Zero fields match everything that the caller may list: what is ACTIVE or
-// SHARE_PENDING and public, or the caller's own; for an administrator everybody's.
+// SHARE_PENDING and public, or the caller's own; for an administrator everybody's. Visibility Community lists those of
+// others too.
 type ImageQuery struct {
 	Name          *string
 	Owner         string

@@ -32,12 +32,13 @@ func TestFilters(t *testing.T) {
 	w.active(daemon.Image{Name: "c", FileBytes: 30, Protected: true, State: daemon.ImagePending, Metadata: map[string]string{"tags": `["t"]`}})
 	w.active(daemon.Image{Name: "h", Metadata: map[string]string{"os_hidden": "true"}})
 	w.active(daemon.Image{Name: "strange", Owner: "bob"})
+	w.active(daemon.Image{Name: "o", Owner: "bob", Visibility: daemon.Community})
 	w.active(daemon.Image{Name: "e", State: daemon.ImageError})
 	for query, want := range map[string]string{
 		"": "c b a", "sort_dir=asc": "a b c", "sort_key=name&sort_dir=asc": "a b c", "sort=name:asc": "a b c", "sort=name": "c b a", "sort=size:asc,name:desc": "a b c",
 		"sort_key=name&sort_key=id&sort_dir=asc&sort_dir=desc": "a b c",
 		"name=b": "b", "name=in:a,b": "b a", "id=" + id: "b", "status=active": "b a", "status=queued": "c", "status=in:queued,active": "c b a", "status=killed": "e", "status=x": "",
-		"status=pending_delete": "", "owner=bob": "b", "visibility=public": "b", "visibility=all": "c b a", "protected=true": "c", "protected=False": "b a", "os_hidden=True": "h",
+		"status=pending_delete": "", "owner=bob": "b", "visibility=public": "b", "visibility=all": "c b a", "visibility=community": "o", "visibility=shared": "", "protected=true": "c", "protected=False": "b a", "os_hidden=True": "h",
 		"os_hidden=false": "c b a", "tag=t": "c a", "tag=t&tag=u": "a", "size_min=20": "c b", "size_max=20": "b a", "min_disk=1": "a", "min_ram=512": "b", "disk_format=raw": "a",
 		"disk_format=in:raw,qcow2": "b a", "container_format=bare": "c b a", "container_format=ovf": "", "k=v": "a", "member_status=all": "c b a", "os_hash_value=ab": "b", "checksum=x": "",
 		"limit=0": "", "created_at=gte:2026-01-01T00:00:02Z": "c b", "created_at=lt:2026-01-01T00:00:02": "a", "updated_at=2026-01-01T00:00:02Z": "b", "updated_at=neq:2026-01-01T00:00:02Z": "c a",

@@ -33,6 +33,7 @@ func TestFilters(t *testing.T) {
 	w.active(daemon.Image{Name: "c", FileBytes: 30, Protected: true, Metadata: map[string]string{"k": "w", "os_hidden": "false"}})
 	w.active(daemon.Image{Name: "h", Metadata: map[string]string{"os_hidden": "true"}})
 	w.active(daemon.Image{Name: "strange", Owner: "bob"})
+	w.active(daemon.Image{Name: "o", Owner: "bob", Visibility: daemon.Community})
 	for query, want := range map[string]string{
 		"":                               "c b a", // created_at, descending
 		"sort_dir=asc":                   "a b c",
@@ -52,6 +53,7 @@ func TestFilters(t *testing.T) {
 		"property-owner_id=alice":        "c a",
 		"visibility=public":              "b",
 		"visibility=private":             "c a",
+		"visibility=community":           "o",
 		"is_public=true":                 "b",
 		"is_public=False":                "c a",
 		"is_public=1&visibility=private": "c a",

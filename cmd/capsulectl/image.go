@@ -97,7 +97,7 @@ func (a *app) imageListCommand() *cobra.Command {
 	cmd.Flags().StringVar(&f.Name, "name", "", "only the one of this name")
 	cmd.Flags().StringVar(&f.State, "state", "", "only those in this state, or in any; otherwise ACTIVE and SHARE_PENDING")
 	cmd.Flags().StringVar(&f.Owner, "owner", "", "only those of this guid")
-	cmd.Flags().StringVar(&f.Visibility, "visibility", "", "only those that are private, public, shared or community")
+	cmd.Flags().StringVar(&f.Visibility, "visibility", "", "only those that are private, public, shared or community; those of others that are community are listed only so")
 	cmd.Flags().IntVar(&f.Limit, "limit", 0, "at most so many")
 	cmd.Flags().StringVar(&f.Marker, "after", "", "only those that come after this id")
 	cmd.RegisterFlagCompletionFunc("state", cobra.FixedCompletions(imageStates, cobra.ShellCompDirectiveNoFileComp))

@@ -69,8 +69,13 @@ var orders = map[daemon.ImageSort]func(a, b daemon.Image) int{
 	daemon.ByState:   func(a, b daemon.Image) int { return cmp.Compare(a.State, b.State) },
 }
 
+// open says that an image is in the list of everybody.
+func open(q daemon.ImageQuery, i daemon.Image) bool {
+	return i.Visibility == daemon.Public || i.Visibility == daemon.Community && q.Visibility == daemon.Community
+}
+
 func lists(c daemon.Caller, q daemon.ImageQuery, i daemon.Image) bool {
-	if i.Owner != c.GUID && (q.Own || !c.HasRole(daemon.RoleAdmin) && (i.Visibility != daemon.Public || failed(i))) {
+	if i.Owner != c.GUID && (q.Own || !c.HasRole(daemon.RoleAdmin) && (!open(q, i) || failed(i))) {
 		return false
 	}
 	states := q.States
