@@ -138,7 +138,7 @@ func (d *Daemon) checkNewImage(n NewImage) error {
 	if err := errorOf(
 		checkImageName(n.Name), checkImageDescription(n.Description), checkVisibility(n.Visibility),
 		checkWhole("min_disk", n.MinDiskGB, MaxImageMinDisk), checkWhole("min_ram", n.MinRAMMB, MaxImageMinRAM),
-		checkMetadata(n.Metadata), checkImageLogin(n.LoginUser, n.LoginPassword),
+		checkMetadata(n.Metadata), checkMetadataBytes(n.Metadata, MaxMetadataBytes), checkImageLogin(n.LoginUser, n.LoginPassword),
 	); err != nil {
 		return err
 	}
@@ -231,6 +231,21 @@ func checkMetadata(items map[string]string) error {
 		}
 	}
 	return nil
+}
+
+func checkMetadataBytes(items map[string]string, most int) error {
+	if n := metadataBytes(items); n > most {
+		return errorf(OverQuota, "the quota of metadata is exceeded: its keys and values would have %d bytes, and %d are allowed", n, MaxMetadataBytes)
+	}
+	return nil
+}
+
+// metadataBytes is how many all keys and values have together.
+func metadataBytes(items map[string]string) (n int) {
+	for key, value := range items {
+		n += len(key) + len(value)
+	}
+	return n
 }
 
 // metadataRune refuses the C0 controls but TAB, LF and CR.

@@ -153,6 +153,7 @@ func publicImage(r store.Image) Image {
 		i.Metadata = map[string]string{}
 	}
 	if !r.DeletedAt.IsZero() {
+		i.formerName, i.formerBytes = i.Name, i.FileBytes
 		i.Name, i.Digest, i.FileBytes, i.VirtualBytes, i.Arrived = "", "", 0, 0, false
 	}
 	return i

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 func naive(all []store.Image, c daemon.Caller, q daemon.ImageQuery) (ids []string, more bool, code daemon.Code) {
 	admin := slices.Contains(c.Roles, daemon.RoleAdmin)
 	var fit []store.Image
+	var marker *store.Image
 	for _, i := range all {
 		dead := !i.DeletedAt.IsZero()
 		name, size := i.Name, i.FileBytes
@@ -35,7 +37,7 @@ func naive(all []store.Image, c daemon.Caller, q daemon.ImageQuery) (ids []strin
 			}
 		}
 		own := i.Owner == c.GUID
-		may := admin || own || i.Visibility == daemon.Public && i.State != daemon.ImageError
+		may := admin || own || (i.Visibility == daemon.Public || i.Visibility == daemon.Community && q.Visibility == daemon.Community) && i.State != daemon.ImageError && i.Cause == ""
 		fits := slices.Contains(states, i.State) && may
 		fits = fits && (!dead || time.Since(i.DeletedAt) < 30*24*time.Hour)
 		fits = fits && (!q.Own || own) && (q.Name == nil || name == *q.Name) && (q.Owner == "" || q.Owner == i.Owner)
@@ -48,11 +50,15 @@ func naive(all []store.Image, c daemon.Caller, q daemon.ImageQuery) (ids []strin
 			got, ok := i.Metadata[k]
 			fits = fits && ok && got == v
 		}
-		if i.Name, i.FileBytes = name, size; fits {
+		if i.ID == q.Marker && (own || admin || i.Visibility != daemon.Private && i.State != daemon.ImageError && i.Cause == "") && (!dead || time.Since(i.DeletedAt) < 30*24*time.Hour) {
+			marker = &i // as it was while it lived, if it is not in the list
+		}
+		if fits {
+			i.Name, i.FileBytes = name, size
 			fit = append(fit, i)
 		}
 	}
-	slices.SortFunc(fit, func(a, b store.Image) int {
+	ordered := func(a, b store.Image) int {
 		by := 0
 		switch q.Sort {
 		case daemon.ByName:
@@ -71,13 +77,16 @@ func naive(all []store.Image, c daemon.Caller, q daemon.ImageQuery) (ids []strin
 			order = -order
 		}
 		return order
-	})
+	}
+	slices.SortFunc(fit, ordered)
 	if q.Marker != "" {
-		at := slices.IndexFunc(fit, func(i store.Image) bool { return i.ID == q.Marker })
-		if at < 0 {
+		if marker == nil {
 			return nil, false, daemon.Invalid
 		}
-		fit = fit[at+1:]
+		fit = slices.DeleteFunc(fit, func(i store.Image) bool { return ordered(i, *marker) <= 0 })
+	}
+	if q.Nothing {
+		return nil, false, ""
 	}
 	if q.Limit > 0 && len(fit) > q.Limit {
 		fit, more = fit[:q.Limit], true
@@ -90,7 +99,7 @@ func naive(all []store.Image, c daemon.Caller, q daemon.ImageQuery) (ids []strin
 
 // TestCatalog changes images at random and asks for them at random: the catalog says what the records do.
 func TestCatalog(t *testing.T) {
-	owners, visibilities := []string{"alice", "bob"}, []daemon.Visibility{daemon.Private, daemon.Public, daemon.Shared}
+	owners, visibilities := []string{"alice", "bob"}, []daemon.Visibility{daemon.Private, daemon.Public, daemon.Shared, daemon.Community}
 	states := []daemon.ImageState{daemon.ImagePending, daemon.ImageActive, daemon.ImageDeletePending, daemon.ImageDeleted, daemon.ImageError}
 	start := time.Now().Add(-24 * time.Hour).Truncate(time.Second)
 	minute := func(r *rapid.T, what string) time.Time {
@@ -143,6 +152,7 @@ func TestCatalog(t *testing.T) {
 				}
 				at := minute(r, "updated")
 				if i.State == daemon.ImageDeleted || i.State == daemon.ImageError {
+					i.Cause = rapid.SampledFrom([]string{"", "why"}).Draw(r, "cause")
 					i.DeletedAt = rapid.SampledFrom([]time.Time{time.Now(), time.Now().Add(-31 * 24 * time.Hour)}).Draw(r, "deleted")
 				}
 				err := b.db.Update(t.Context(), func(tx *store.Tx) error { return tx.PutImage(i, at) })
@@ -159,6 +169,7 @@ func TestCatalog(t *testing.T) {
 					q.States = rapid.SliceOfN(rapid.SampledFrom(states), 0, 3).Draw(r, "states")
 				}
 				filters := map[string]func(){
+					"nothing":    func() { q.Nothing = true },
 					"owner":      func() { q.Owner = rapid.SampledFrom(owners).Draw(r, "owner") },
 					"visibility": func() { q.Visibility = rapid.SampledFrom(visibilities).Draw(r, "visibility") },
 					"arrived":    func() { q.Arrived = ptr(rapid.Bool().Draw(r, "arrived")) },
@@ -193,6 +204,117 @@ func TestCatalog(t *testing.T) {
 			},
 		})
 	})
+}
+
+// TestCommunity: what is shared with the community is in the list of who asks for that, and in no other of others, and what
+// failed is in none.
+func TestCommunity(t *testing.T) {
+	b := newBench(t, nil)
+	for _, v := range []daemon.Visibility{daemon.Private, daemon.Public, daemon.Shared, daemon.Community} {
+		b.put(string(v), daemon.ImageActive, func(i *store.Image) { i.Visibility = v })
+	}
+	bad := b.put("bad", daemon.ImagePending, func(i *store.Image) { i.Visibility = daemon.Community })
+	if err := b.db.Update(t.Context(), func(tx *store.Tx) error { return tx.BuryImage(bad, daemon.ImageError, "why", time.Now()) }); err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range []struct {
+		q                 daemon.ImageQuery
+		alice, bob, admin string
+	}{
+		{daemon.ImageQuery{}, "community shared public private", "public", "community shared public private"},
+		{daemon.ImageQuery{Visibility: daemon.Community}, "community", "community", "community"},
+		{daemon.ImageQuery{Visibility: daemon.Community, Own: true}, "community", "", ""},
+		{daemon.ImageQuery{Visibility: daemon.Community, States: []daemon.ImageState{daemon.ImageActive, daemon.ImageError}}, " community", "community", " community"},
+		{daemon.ImageQuery{Visibility: daemon.Shared}, "shared", "", "shared"},
+		{daemon.ImageQuery{Visibility: daemon.Private}, "private", "", "private"},
+		{daemon.ImageQuery{Name: ptr("community")}, "community", "", "community"},
+	} {
+		for c, want := range map[*daemon.Caller]string{&alice: row.alice, &bob: row.bob, &admin: row.admin} {
+			page, err := b.FindImages(t.Context(), *c, row.q)
+			var names []string
+			for _, i := range page.Images {
+				names = append(names, i.Name)
+			}
+			if got := strings.Join(names, " "); err != nil || got != want {
+				t.Errorf("%+v by %s: %q, %v, want %q", row.q, c.GUID, got, err, want)
+			}
+		}
+	}
+}
+
+// TestPagesWhileTheyChange deletes each image, or takes it out of the list otherwise, once its page was read: each is listed
+// once all the same, in the order of the first look.
+func TestPagesWhileTheyChange(t *testing.T) {
+	for name, end := range map[string]func(*bench, string){
+		"requested": func(b *bench, id string) {
+			if _, err := b.RequestImageDelete(t.Context(), alice, id); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"deleted": func(b *bench, id string) { b.succeed(b.DeleteImage(t.Context(), alice, id)) },
+		"failed": func(b *bench, id string) {
+			if err := b.db.Update(t.Context(), func(tx *store.Tx) error { return tx.BuryImage(id, daemon.ImageError, "why", time.Now()) }); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"protected": func(b *bench, id string) {
+			if _, err := b.SetImage(t.Context(), alice, id, daemon.ImageChange{Protected: ptr(true)}); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		for _, q := range []daemon.ImageQuery{{}, {Ascending: true}, {Sort: daemon.ByName}, {Sort: daemon.ByName, Ascending: true}, {Sort: daemon.BySize, Ascending: true}, {Sort: daemon.ByID}} {
+			t.Run(fmt.Sprint(name, "/", q.Sort, q.Ascending), func(t *testing.T) {
+				b := newBench(t, nil)
+				for _, name := range []string{"d", "bb", "a", "eeee", "ccc", "ffffff", "ggggg"} { // their size is that of the name
+					b.put(name, daemon.ImageActive, nil)
+				}
+				q := q
+				q.Protected = ptr(false)
+				ids := func(q daemon.ImageQuery) (ids []string, more bool) {
+					page, err := b.FindImages(t.Context(), alice, q)
+					if err != nil {
+						t.Fatal(err)
+					}
+					for _, i := range page.Images {
+						ids = append(ids, i.ID)
+					}
+					return ids, page.More
+				}
+				want, _ := ids(q)
+				var got []string
+				q.Limit = 2
+				for more := true; more; {
+					var page []string
+					if page, more = ids(q); len(page) == 0 {
+						break
+					}
+					for _, id := range page {
+						end(b, id)
+					}
+					got, q.Marker = append(got, page...), page[len(page)-1]
+				}
+				if !slices.Equal(got, want) || len(want) != 7 {
+					t.Errorf("%d listed, want %d: %v, want %v", len(got), len(want), got, want)
+				}
+			})
+		}
+	}
+}
+
+// TestMarkers are the images that a caller may know, and no other, also where nothing can match.
+func TestMarkers(t *testing.T) {
+	b := newBench(t, nil)
+	own, private := b.put("own", daemon.ImageActive, func(i *store.Image) { i.Visibility = daemon.Shared }), b.put("private", daemon.ImageActive, nil)
+	bobs := b.put("bobs", daemon.ImageActive, func(i *store.Image) { i.Visibility = daemon.Public })
+	for _, q := range []daemon.ImageQuery{{}, {Sort: daemon.ByName}, {Nothing: true}, {Name: ptr("none")}} {
+		for marker, want := range map[string]daemon.Code{own: ok, bobs: ok, private: daemon.Invalid, "x": daemon.Invalid} {
+			q.Marker = marker
+			if page, err := b.FindImages(t.Context(), bob, q); code(err) != want || q.Nothing && len(page.Images) > 0 {
+				t.Errorf("%+v: %+v, %v, want %q", q, page, err, want)
+			}
+		}
+	}
 }
 
 // BenchmarkFindImages is a page of a hundred of ten thousand, after a marker in the middle and through a filter, beside a

@@ -51,7 +51,7 @@ func (d *Daemon) requestImageDelete(ctx context.Context, c Caller, id string, fr
 			upload = i.Upload
 			err = tx.BuryImage(id, ImageDeleted, "", time.Now())
 		default:
-			i.State = ImageDeletePending
+			i = leaving(i)
 			err = tx.PutImage(i, time.Now())
 		}
 		if err != nil {
@@ -72,6 +72,13 @@ func (d *Daemon) requestImageDelete(ctx context.Context, c Caller, id string, fr
 	return v, nil
 }
 
+// leaving is an image that goes out of use. Its metadata go at once: it counts against no quota any more, and may be kept
+// for long.
+func leaving(i store.Image) store.Image {
+	i.State, i.Metadata = ImageDeletePending, nil
+	return i
+}
+
 // guarded says that an image is protected and has something to protect. Until its bytes are there it cannot be changed, so
 // that nobody could take the protection away from one whose bytes will never come.
 func guarded(i store.Image) bool { return i.Protected && i.Digest != "" }
@@ -89,16 +96,19 @@ func pendingImage(err error, i store.Image) error {
 }
 
 // DeleteImage is RequestImageDelete and PurgeImage at once: its name is free when the operation has ended, and capsules
-// made from it live on.
+// made from it live on. A tombstone in ERROR is DELETED at once; its operation finds nothing to do.
 func (d *Daemon) DeleteImage(ctx context.Context, c Caller, id string) (Operation, error) {
 	return d.beginImage(ctx, c, opImageDelete, id, func(tx *store.Tx, i store.Image) error {
 		switch {
+		case i.State == ImageError:
+			i.State = ImageDeleted
+			return tx.PutImage(i, time.Now())
 		case i.State != ImageActive && i.State != ImagePending:
 			return settledImage(i, ImageActive)
 		case guarded(i):
 			return protectedImage(i)
 		}
-		i.State = ImageDeletePending
+		i = leaving(i)
 		return errors.Join(unneeded(tx, i), tx.PutImage(i, time.Now()))
 	})
 }
@@ -148,7 +158,10 @@ func neededBy(tx *store.Tx, i store.Image) (string, error) {
 // from it keeps them by its own link.
 func (d *Daemon) imageDelete() *procedure {
 	return &procedure{
-		kind: opImageDelete, load: loadImage,
+		kind: opImageDelete, load: func(tx *store.Tx, a *act) (err error) {
+			a.image, err = tx.ImageEver(a.op.Target)
+			return err
+		},
 		steps: []step{{name: "remove", do: (*act).removeFile}},
 		done:  deletedImage,
 		// Whatever is left of its bytes, no record names them: the sweep tries again.
@@ -156,8 +169,9 @@ func (d *Daemon) imageDelete() *procedure {
 	}
 }
 
+// deletedImage leaves a tombstone as it is: that of an image whose bytes never came says why.
 func deletedImage(tx *store.Tx, a *act) error {
-	return tx.BuryImage(a.op.Target, ImageDeleted, "", time.Now())
+	return ignore(tx.BuryImage(a.op.Target, ImageDeleted, "", time.Now()))
 }
 
 func (a *act) removeFile(ctx context.Context) error {

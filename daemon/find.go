@@ -26,33 +26,35 @@ func (d *Daemon) FindImages(ctx context.Context, c Caller, q ImageQuery) (ImageP
 		return ImagePage{}, err
 	}
 	f := newFilter(c, q, time.Now())
-	list, from := s.list, -1 // from is the place of the marker
-	if by != nil {
-		list = f.all(s.list)
-		slices.SortFunc(list, func(a, b *Image) int { return cmp.Or(by(a, b), -newestFirst(a, b)) })
-		if !q.Ascending {
-			slices.Reverse(list)
-		}
+	marker, err := f.marker(s)
+	if err != nil || q.Nothing {
+		return ImagePage{}, err
 	}
-	backward := by == nil && q.Ascending
-	if q.Marker != "" {
-		m := s.byID[q.Marker]
-		if m == nil || !f.takes(m) {
-			return ImagePage{}, errorf(Invalid, "marker %q is not in this list: it must be the id of an image that is", clip(q.Marker))
+	list, from, step := s.list, -1, 1 // from is where the page goes on: at the marker, or just before what comes after it
+	if by == nil && q.Ascending {
+		from, step = len(list), -1
+	}
+	switch {
+	case by != nil:
+		order := func(a, b *Image) int {
+			n := cmp.Or(by(a, b), -newestFirst(a, b))
+			if !q.Ascending {
+				n = -n
+			}
+			return n
 		}
-		if by == nil {
-			from = s.place(m)
-		} else {
-			from = slices.Index(list, m)
+		list = f.all(s.list)
+		slices.SortFunc(list, order)
+		if marker != nil {
+			at, there := slices.BinarySearchFunc(list, marker, order)
+			if from = at; !there {
+				from--
+			}
 		}
-	} else if backward {
-		from = len(list)
+	case marker != nil:
+		from = s.place(marker)
 	}
 	page := ImagePage{Images: make([]*Image, 0, min(cmp.Or(q.Limit, len(list)), len(list)))}
-	step := 1
-	if backward {
-		step = -1
-	}
 	for at := from + step; at >= 0 && at < len(list); at += step {
 		i := list[at]
 		if by == nil && !f.takes(i) {
@@ -65,6 +67,24 @@ func (d *Daemon) FindImages(ctx context.Context, c Caller, q ImageQuery) (ImageP
 		page.Images = append(page.Images, i)
 	}
 	return page, nil
+}
+
+// marker is the image that a list goes on after; nil for a list from its beginning. It need not be in the list: whoever pages
+// deletes images, or changes what was asked for. A tombstone that is not goes by what it was listed by while it lived.
+func (f *filter) marker(s *snapshot) (*Image, error) {
+	if f.q.Marker == "" {
+		return nil, nil
+	}
+	m := s.byID[f.q.Marker]
+	if m == nil || !sees(f.caller, m) || gone(m, f.now) {
+		return nil, errorf(Invalid, "marker %q is no image: it must be the id of the one that the list goes on after", clip(f.q.Marker))
+	}
+	if !m.DeletedAt.IsZero() && !f.takes(m) {
+		alive := *m
+		alive.Name, alive.FileBytes = m.formerName, m.formerBytes
+		m = &alive
+	}
+	return m, nil
 }
 
 // imageOrders compare by the field of a sort, ascending. The catalog has the order of nil already.
@@ -115,7 +135,7 @@ func (f *filter) takes(i *Image) bool {
 	own := i.Owner == f.caller.GUID
 	switch {
 	case len(f.states) > 0 && !slices.Contains(f.states, i.State),
-		!f.admin && !own && (i.Visibility != Public || i.State == ImageError), // why something failed is its owner's to know
+		!f.admin && !own && !f.open(i),
 		q.Own && !own,
 		q.Name != nil && i.Name != *q.Name,
 		q.Owner != "" && i.Owner != q.Owner,
@@ -138,6 +158,12 @@ func (f *filter) takes(i *Image) bool {
 		}
 	}
 	return true
+}
+
+// open says that an image is in the list of everybody. A community image is where such are asked for: who asks for nothing
+// in particular is not to find what anybody puts there.
+func (f *filter) open(i *Image) bool {
+	return (i.Visibility == Public || i.Visibility == Community && f.q.Visibility == Community) && !failed(i)
 }
 
 // Images lists the images that live and that the caller may list, oldest first.
@@ -166,10 +192,14 @@ func (d *Daemon) Image(ctx context.Context, c Caller, id string) (Image, error) 
 	return *i, nil
 }
 
-// sees says who may know an image by its id (images contract, section 7). Why one failed is its owner's to know.
+// sees says who may know an image by its id (images contract, section 7).
 func sees(c Caller, i *Image) bool {
 	if c.admin() {
 		return true
 	}
-	return c.GUID != "" && (i.Owner == c.GUID || i.Visibility != Private && i.State != ImageError)
+	return c.GUID != "" && (i.Owner == c.GUID || i.Visibility != Private && !failed(i))
 }
+
+// failed says that the bytes of an image never came. It is its owner's alone, also once it is deleted: nobody else is to
+// know why.
+func failed(i *Image) bool { return i.State == ImageError || i.Cause != "" }

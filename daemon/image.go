@@ -25,7 +25,7 @@ const (
 	Private   Visibility = "private"   // nobody
 	Public    Visibility = "public"    // everybody
 	Shared    Visibility = "shared"    // who knows its id; it is in no list of others
-	Community Visibility = "community" // as Shared
+	Community Visibility = "community" // who knows its id, or asks for the list of such
 )
 
 // NewImage asks for an image. Its bytes come from the file Path of this host (a local caller alone may name one), from
@@ -68,11 +68,17 @@ type ImageChange struct {
 
 // Bounds of an image's metadata. Lengths are counted in code points but for MaxMetadataValue.
 const (
-	MaxMetadataItems = 128     // images contract, section 7: more is OverQuota
-	MaxMetadataKey   = 255     // code points
-	MaxMetadataValue = 65535   // bytes; dialects allow less
-	MaxImageMinDisk  = 2048    // GiB; the image store makes no bigger disk
-	MaxImageMinRAM   = 1 << 30 // MiB
+	MaxMetadataItems = 128   // images contract, section 7: more is OverQuota
+	MaxMetadataKey   = 255   // code points
+	MaxMetadataValue = 65535 // bytes; dialects allow less
+	// MaxMetadataBytes is what all keys and values of one image may have together, in bytes: more is OverQuota. Each change
+	// of an image writes all of them within the one transaction that writes, and they are in memory, in the text of every
+	// dialect that shows them too. What Nova's and Synnefo's own bounds allow fits: 128 items of 255 and 256 characters of
+	// four bytes have 261,632.
+	MaxMetadataBytes = 256 << 10
+
+	MaxImageMinDisk = 2048    // GiB; the image store makes no bigger disk
+	MaxImageMinRAM  = 1 << 30 // MiB
 )
 
 // Image is an image as a caller may see it.
@@ -81,7 +87,7 @@ type Image struct {
 	Name          string // "" when it has none
 	Description   string
 	State         ImageState
-	Cause         string // why it is in state ERROR
+	Cause         string // why its bytes never came: of an ERROR, and of one that was deleted since
 	Visibility    Visibility
 	Protected     bool
 	Owner         string // guid
@@ -99,6 +105,9 @@ type Image struct {
 	CreatedAt     time.Time // microseconds
 	UpdatedAt     time.Time // never goes backwards
 	DeletedAt     time.Time // of a tombstone; else zero
+
+	formerName  string // of a tombstone, while it lived
+	formerBytes int64
 
 	derived *sync.Map // of an image of the catalog, which never changes: what was made of it; else nil
 }
@@ -129,7 +138,8 @@ const (
 )
 
 // ImageQuery narrows a list of images. Zero fields match everything that the caller may list: what is ACTIVE or
-// SHARE_PENDING and public, or the caller's own; for an administrator everybody's.
+// SHARE_PENDING and public, or the caller's own; for an administrator everybody's. Visibility Community lists those of
+// others too.
 type ImageQuery struct {
 	Name          *string
 	Owner         string
@@ -149,8 +159,9 @@ type ImageQuery struct {
 
 	Sort      ImageSort
 	Ascending bool
-	Marker    string // an id: what comes after it; Invalid when it is not in the list that has no marker
+	Marker    string // id of an image that the caller may know: what comes after where it stands, or would stand; Invalid for any other
 	Limit     int    // 0 for no limit
+	Nothing   bool   // nothing matches; the marker is looked at all the same
 }
 
 // ImagePage is a part of a list of images. They are those of the catalog, for everybody who asks: nobody writes to them.

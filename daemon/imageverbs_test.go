@@ -126,7 +126,7 @@ func TestImageStates(t *testing.T) {
 		"set":            {conflict, conflict, conflict, ok, ok, left, left, left},
 		"request":        {ok, ok, ok, ok, refused, left, left, ok},
 		"request active": {conflict, conflict, conflict, ok, refused, left, left, ok},
-		"delete":         {ok, ok, ok, ok, refused, left, left, left},
+		"delete":         {ok, ok, ok, ok, refused, left, left, ok},
 		"purge":          {conflict, conflict, conflict, conflict, conflict, ok, left, left},
 		"verify":         {conflict, conflict, conflict, ok, ok, left, left, left},
 		"activate":       {refused, refused, refused, refused, refused, refused, refused, refused},
@@ -218,8 +218,56 @@ func TestWhyIsItsOwners(t *testing.T) {
 	if _, err := b.RequestImageDelete(t.Context(), alice, id); err != nil {
 		t.Error(err)
 	}
-	if i, err := b.Image(t.Context(), alice, id); err != nil || i.State != daemon.ImageDeleted {
+	// That its owner deletes it makes it nobody else's.
+	if i, err := b.Image(t.Context(), alice, id); err != nil || i.State != daemon.ImageDeleted || i.Cause != "why" {
 		t.Errorf("%+v, %v", i, err)
+	}
+	if i, err := b.Image(t.Context(), bob, id); code(err) != daemon.NotFound {
+		t.Errorf("%+v, %v", i, err)
+	}
+	if _, err := b.RequestImageDelete(t.Context(), bob, id); code(err) != daemon.NotFound {
+		t.Error(err)
+	}
+	for who, n := range map[*daemon.Caller]int{&alice: 1, &bob: 0, &admin: 1} {
+		if page, err := b.FindImages(t.Context(), *who, everything); err != nil || len(page.Images) != n {
+			t.Errorf("%s, once it is deleted: %+v, %v", who.GUID, page, err)
+		}
+	}
+	// What came, and was deleted, everybody knows of who knew it.
+	gone := b.put("j", daemon.ImageActive, func(i *store.Image) { i.Visibility = daemon.Public })
+	b.succeed(b.DeleteImage(t.Context(), alice, gone))
+	if i, err := b.Image(t.Context(), bob, gone); err != nil || i.State != daemon.ImageDeleted {
+		t.Errorf("%+v, %v", i, err)
+	}
+}
+
+// TestFailedImageIsDeleted, by the verb that begins an operation: also when the daemon ends before it does.
+func TestFailedImageIsDeleted(t *testing.T) {
+	for name, meanwhile := range map[string]func(*bench, string){
+		"at once": func(*bench, string) {},
+		"after a restart": func(b *bench, id string) {
+			if err := b.exec("UPDATE operations SET ended = NULL, state = 'running' WHERE target = ?", id); err != nil {
+				b.t.Fatal(err)
+			}
+			b.kill()
+			b.start()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, nil)
+			id := b.put("i", daemon.ImageError, nil)
+			op, err := b.DeleteImage(t.Context(), alice, id)
+			b.succeed(op, err)
+			meanwhile(b, id)
+			b.succeed(op, nil)
+			if i, err := b.Image(t.Context(), alice, id); err != nil || i.State != daemon.ImageDeleted || i.Cause != "why" || i.DeletedAt.IsZero() {
+				t.Errorf("%+v, %v", i, err)
+			}
+			if _, err := b.DeleteImage(t.Context(), alice, id); code(err) != daemon.Gone {
+				t.Error(err)
+			}
+			b.settled()
+		})
 	}
 }
 
@@ -257,6 +305,8 @@ func TestNewImages(t *testing.T) {
 		"a name like an id": {daemon.NewImage{Name: id}, daemon.Invalid, daemon.Invalid},
 		"a name that is":    {daemon.NewImage{Name: "taken"}, daemon.Conflict, daemon.Conflict},
 		"too much metadata": {daemon.NewImage{Metadata: many}, daemon.OverQuota, daemon.OverQuota},
+		"longest metadata":  {daemon.NewImage{Metadata: bytesOfItems(daemon.MaxMetadataBytes)}, ok, ok},
+		"longer metadata":   {daemon.NewImage{Metadata: bytesOfItems(daemon.MaxMetadataBytes + 1)}, daemon.OverQuota, daemon.OverQuota},
 		"no key":            {daemon.NewImage{Metadata: map[string]string{"": "v"}}, daemon.Invalid, daemon.Invalid},
 		"NUL":               {daemon.NewImage{Metadata: map[string]string{"k": "a\x00"}}, daemon.Invalid, daemon.Invalid},
 		"no text":           {daemon.NewImage{Metadata: map[string]string{"k": "\xff"}}, daemon.Invalid, daemon.Invalid},

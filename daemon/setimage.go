@@ -73,14 +73,11 @@ func put[T any](to *T, from *T) {
 	}
 }
 
-// metadata is what the items become.
+// metadata is what the items become. Those of a record that has too many bytes may stay, and become fewer.
 func (ch ImageChange) metadata(items map[string]string) (map[string]string, error) {
-	if ch.ReplaceMetadata {
-		items = nil
-	}
-	after := maps.Clone(items)
-	if after == nil {
-		after = map[string]string{}
+	after := map[string]string{}
+	if !ch.ReplaceMetadata {
+		maps.Copy(after, items)
 	}
 	for _, key := range ch.RemoveMetadata {
 		if _, ok := after[key]; !ok && ch.MustRemove {
@@ -96,7 +93,7 @@ func (ch ImageChange) metadata(items map[string]string) (map[string]string, erro
 	if len(after) > MaxMetadataItems {
 		return nil, errorf(OverQuota, "the quota of metadata items is exceeded: there would be %d, and %d are allowed", len(after), MaxMetadataItems)
 	}
-	return after, nil
+	return after, checkMetadataBytes(after, max(MaxMetadataBytes, metadataBytes(items)))
 }
 
 // summary names what was changed, for the audit trail: no values, one of them is a password.

@@ -17,6 +17,17 @@ import (
 
 func ptr[T any](v T) *T { return &v }
 
+// bytesOfItems are items with so many bytes, keys and values together.
+func bytesOfItems(n int) map[string]string {
+	items := map[string]string{}
+	for at := 0; n > 0; at++ {
+		key := fmt.Sprint(at)
+		items[key] = strings.Repeat("<", min(n-len(key), 60_000))
+		n -= len(key) + len(items[key])
+	}
+	return items
+}
+
 // TestSetImage is every change, and what is left when it is refused.
 func TestSetImage(t *testing.T) {
 	full := map[string]string{}
@@ -24,6 +35,12 @@ func TestSetImage(t *testing.T) {
 		full[fmt.Sprint(n)] = ""
 	}
 	have := map[string]string{"a": "1", "b": "2"}
+	brim, over := bytesOfItems(daemon.MaxMetadataBytes), bytesOfItems(daemon.MaxMetadataBytes+9) // over is of an older daemon
+	but := func(m map[string]string, key, value string) map[string]string {
+		m = maps.Clone(m)
+		m[key] = value
+		return m
+	}
 	for name, c := range map[string]struct {
 		have   map[string]string
 		public bool
@@ -41,6 +58,14 @@ func TestSetImage(t *testing.T) {
 		"removed, set":      {have: have, change: daemon.ImageChange{RemoveMetadata: []string{"a"}, SetMetadata: map[string]string{"a": "9"}}, want: map[string]string{"a": "9", "b": "2"}},
 		"one too many":      {have: full, change: daemon.ImageChange{SetMetadata: map[string]string{"x": ""}}, code: daemon.OverQuota, want: full},
 		"as many as can":    {have: full, change: daemon.ImageChange{SetMetadata: map[string]string{"0": "", "x": ""}, RemoveMetadata: []string{"1"}}, want: func() map[string]string { m := maps.Clone(full); delete(m, "1"); m["x"] = ""; return m }()},
+		"as long as can be": {have: but(brim, "0", ""), change: daemon.ImageChange{SetMetadata: map[string]string{"0": brim["0"]}}, want: brim},
+		"a byte more":       {have: brim, change: daemon.ImageChange{SetMetadata: map[string]string{"0": brim["0"] + "v"}}, code: daemon.OverQuota, want: brim},
+		"a key more":        {have: brim, change: daemon.ImageChange{SetMetadata: map[string]string{"x": ""}}, code: daemon.OverQuota, want: brim},
+		"for another":       {have: brim, change: daemon.ImageChange{SetMetadata: map[string]string{"0": "", "x": brim["0"][1:]}}, want: but(but(brim, "0", ""), "x", brim["0"][1:])},
+		"long, named":       {have: over, change: daemon.ImageChange{Name: ptr("n")}, want: over},
+		"long, longer":      {have: over, change: daemon.ImageChange{SetMetadata: map[string]string{"0": over["0"] + "v"}}, code: daemon.OverQuota, want: over},
+		"long, shorter":     {have: over, change: daemon.ImageChange{SetMetadata: map[string]string{"0": over["0"][1:]}}, want: but(over, "0", over["0"][1:])},
+		"long, replaced":    {have: over, change: daemon.ImageChange{SetMetadata: brim, ReplaceMetadata: true}, want: brim},
 		"a bad key":         {have: have, change: daemon.ImageChange{SetMetadata: map[string]string{"a": "7", "\x01": ""}}, code: daemon.Invalid, want: have},
 		"name":              {change: daemon.ImageChange{Name: ptr("new")}, check: func(i daemon.Image) bool { return i.Name == "new" }},
 		"no name":           {change: daemon.ImageChange{Name: ptr("")}, check: func(i daemon.Image) bool { return i.Name == "" }},
@@ -98,6 +123,18 @@ func TestSetImage(t *testing.T) {
 				t.Errorf("%+v", now)
 			}
 		})
+	}
+}
+
+// BenchmarkSetImage is a merge of one item into metadata that are as long as they can be, of characters that HTML escapes.
+func BenchmarkSetImage(b *testing.B) {
+	t := newBench(b, nil)
+	items := bytesOfItems(daemon.MaxMetadataBytes)
+	id := t.put("i", daemon.ImageActive, func(i *store.Image) { i.Metadata = items })
+	for b.Loop() {
+		if _, err := t.SetImage(b.Context(), alice, id, daemon.ImageChange{SetMetadata: map[string]string{"0": items["0"]}}); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 
@@ -166,10 +203,10 @@ func TestTombstonesEnd(t *testing.T) {
 // what is left of an image has nothing of its metadata.
 func TestTombstonesAreBounded(t *testing.T) {
 	b := newBench(t, nil)
-	id := b.put("i", daemon.ImageActive, nil)
+	id := b.put("i", daemon.ImageActive, func(i *store.Image) { i.Metadata = map[string]string{"k": "v"} })
 	b.create(alice, id)
-	if _, err := b.RequestImageDelete(t.Context(), alice, id); err != nil {
-		t.Fatal(err)
+	if i, err := b.RequestImageDelete(t.Context(), alice, id); err != nil || i.State != daemon.ImageDeletePending || i.Metadata == nil || len(i.Metadata) != 0 {
+		t.Fatalf("%+v, %v", i, err) // the collector may take its time, and its quota is free
 	}
 	b.succeed(b.PurgeImage(t.Context(), alice, id))
 	const more = 50

@@ -38,7 +38,7 @@ type ImageFilter struct {
 	Owner      string // guid
 	Visibility string
 	Limit      int    // at most 1000; 0 for no limit
-	Marker     string // id of an image of this list: only what comes after it
+	Marker     string // id of an image, in this list or not any more: only what comes after it
 }
 
 // Images lists the images that the caller may see, newest first.

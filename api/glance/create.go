@@ -143,7 +143,9 @@ func decodeCreate(o dialect.Object, caller daemon.Caller) (n daemon.NewImage, er
 	if d.hidden != nil {
 		n.Metadata["os_hidden"] = hiddenText(*d.hidden)
 	}
-	setTags(n.Metadata, or(d.tags))
+	if err := setTags(n.Metadata, or(d.tags)); err != nil {
+		return n, err
+	}
 	n.Name, n.Format, n.Protected, n.MinDiskGB, n.MinRAMMB, n.Bytes = or(d.name), or(d.diskFormat), or(d.protected), or(d.minDisk), or(d.minRAM), -1
 	n.Visibility = daemon.Visibility(or(d.visibility)) // "" is private, as Glance's default for callers that share nothing
 	return n, nil

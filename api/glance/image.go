@@ -2,6 +2,7 @@ package glance
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -69,20 +70,32 @@ func tagsOf(metadata map[string]string) []string {
 	return []string{value}
 }
 
-// setTags writes them, each once, in the order that clients count them in.
-func setTags(metadata map[string]string, given []string) {
+// maxTags is Glance's image_tag_quota. Another dialect may have written more in the item: they may become fewer.
+const maxTags = 128
+
+// setTags writes them, each once, in the order that clients count them in; OverQuota when they become too many.
+func setTags(metadata map[string]string, given []string) error {
 	var tags []string
+	there := map[string]bool{}
 	for _, tag := range given {
-		if !slices.Contains(tags, tag) {
-			tags = append(tags, tag)
+		if !there[tag] {
+			tags, there[tag] = append(tags, tag), true
 		}
+	}
+	if n := len(tags); n > maxTags && n > len(tagsOf(metadata)) {
+		return tooManyTags(n)
 	}
 	if len(tags) == 0 {
 		delete(metadata, "tags")
-		return
+		return nil
 	}
 	text, _ := json.Marshal(tags) // strings always can be
 	metadata["tags"] = string(text)
+	return nil
+}
+
+func tooManyTags(n int) *dialect.Refusal {
+	return &dialect.Refusal{Code: daemon.OverQuota, Message: fmt.Sprintf("the quota of tags is exceeded: there would be %d, and %d are allowed", n, maxTags)}
 }
 
 func hidden(metadata map[string]string) bool {

@@ -33,12 +33,13 @@ func TestFilters(t *testing.T) {
 	w.active(daemon.Image{Name: "c", FileBytes: 30, Protected: true, State: daemon.ImagePending, Metadata: map[string]string{"tags": `["t"]`}})
 	w.active(daemon.Image{Name: "h", Metadata: map[string]string{"os_hidden": "true"}})
 	w.active(daemon.Image{Name: "strange", Owner: "bob"})
+	w.active(daemon.Image{Name: "o", Owner: "bob", Visibility: daemon.Community})
 	w.active(daemon.Image{Name: "e", State: daemon.ImageError})
 	for query, want := range map[string]string{
 		"": "c b a", "sort_dir=asc": "a b c", "sort_key=name&sort_dir=asc": "a b c", "sort=name:asc": "a b c", "sort=name": "c b a", "sort=size:asc,name:desc": "a b c",
 		"sort_key=name&sort_key=id&sort_dir=asc&sort_dir=desc": "a b c",
 		"name=b": "b", "name=in:a,b": "b a", "id=" + id: "b", "status=active": "b a", "status=queued": "c", "status=in:queued,active": "c b a", "status=killed": "e", "status=x": "",
-		"status=pending_delete": "", "owner=bob": "b", "visibility=public": "b", "visibility=all": "c b a", "protected=true": "c", "protected=False": "b a", "os_hidden=True": "h",
+		"status=pending_delete": "", "owner=bob": "b", "visibility=public": "b", "visibility=all": "c b a", "visibility=community": "o", "visibility=shared": "", "protected=true": "c", "protected=False": "b a", "os_hidden=True": "h",
 		"os_hidden=false": "c b a", "tag=t": "c a", "tag=t&tag=u": "a", "size_min=20": "c b", "size_max=20": "b a", "min_disk=1": "a", "min_ram=512": "b", "disk_format=raw": "a",
 		"disk_format=in:raw,qcow2": "b a", "container_format=bare": "c b a", "container_format=ovf": "", "k=v": "a", "k=v;x&name=a": "", "name=a&x;y=": "", "member_status=all": "c b a", "os_hash_value=ab": "b", "checksum=x": "",
 		"limit=0": "", "created_at=gte:2026-01-01T00:00:02Z": "c b", "created_at=lt:2026-01-01T00:00:02": "a", "updated_at=2026-01-01T00:00:02Z": "b", "updated_at=neq:2026-01-01T00:00:02Z": "c a",
@@ -49,7 +50,7 @@ func TestFilters(t *testing.T) {
 			t.Errorf("%s: %s, want %q", query, a.Body, want)
 		}
 	}
-	for _, query := range []string{"limit=-1", "limit=x", "limit=", "marker=x", "marker=" + unknownID, "sort=password", "sort=name:up", "sort_key=x", "sort_dir=up", "sort=name&sort_key=name",
+	for _, query := range []string{"limit=-1", "limit=x", "limit=", "marker=x", "marker=" + unknownID, "checksum=x&marker=" + unknownID, "limit=0&marker=" + unknownID, "sort=password", "sort=name:up", "sort_key=x", "sort_dir=up", "sort=name&sort_key=name",
 		"visibility=x", "protected=x", "os_hidden=", "size_min=x", "size_max=-1", "min_disk=x", "min_ram=99999999999", "created_at=x", "updated_at=gte:", "a=%zz", "a=%ff", "a=%00"} {
 		expect(t, w.ask("GET", "/v2/images?"+query, ""), 400, "")
 	}
@@ -81,6 +82,26 @@ func TestPaging(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" || pages != 3 {
 		t.Errorf("%d pages: %s", pages, diff)
+	}
+	// Each image is deleted once its page was read: next goes on where that one stood.
+	for _, sort := range []string{"", "&sort=name:asc", "&sort=size"} {
+		w := newWorld(t)
+		for n := range 7 {
+			w.active(daemon.Image{Name: fmt.Sprint(n), FileBytes: int64(n)})
+		}
+		got := 0
+		for next := "/v2/images?limit=3" + sort; next != ""; {
+			a := w.ask("GET", next, "")
+			expect(t, a, 200, "")
+			page := dialecttest.Decode[listed](t, a)
+			for _, i := range page.Images {
+				expect(t, w.ask("DELETE", "/v2/images/"+i.ID, ""), 204, "")
+			}
+			got, next = got+len(page.Images), page.Next
+		}
+		if got != 7 {
+			t.Errorf("%d of 7 images are listed, sorted by %q", got, sort)
+		}
 	}
 	for n := range 30 {
 		w.active(daemon.Image{Name: fmt.Sprint("more", n)})

@@ -13,7 +13,12 @@ import (
 	"github.com/capsuled/capsuled/daemon"
 )
 
-const patchMedia = "application/openstack-images-v2.1-json-patch"
+const (
+	patchMedia = "application/openstack-images-v2.1-json-patch"
+	// maxChanges is how many operations a patch may have: each item and each tag that an image can have is changed twice in so
+	// many. Others wait while they are done, and one that changes a tag reads and writes all of them.
+	maxChanges = 4 * daemon.MaxMetadataItems
+)
 
 // change is one operation of a patch.
 type change struct {
@@ -34,6 +39,9 @@ func decodePatch(body []byte) ([]change, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if n := len(list); n > maxChanges {
+		return nil, dialect.Invalid("the body has %d operations: %d are allowed", n, maxChanges)
 	}
 	out := make([]change, 0, len(list))
 	for _, o := range list {
@@ -150,7 +158,7 @@ func (c change) apply(i daemon.Image, d *draft, metadata map[string]string) erro
 func (c change) settled(i daemon.Image, d *draft, metadata map[string]string) error {
 	switch c.name {
 	case "tags":
-		setTags(metadata, *d.tags)
+		return setTags(metadata, *d.tags)
 	case "os_hidden":
 		metadata["os_hidden"] = hiddenText(*d.hidden)
 	case "owner":
@@ -168,6 +176,9 @@ func (c change) settled(i daemon.Image, d *draft, metadata map[string]string) er
 // applyTag changes one tag: clients that compare lists send such operations.
 func (c change) applyTag(metadata map[string]string) error {
 	tags := tagsOf(metadata)
+	if n := len(tags); n > maxTags { // a patch of hundreds of such operations would read and write them all each time
+		return dialect.Refuse(http.StatusConflict, daemon.Conflict, "the image has %d tags, from another dialect: more than %d are changed all together, or by their names", n, maxTags)
+	}
 	at, err := strconv.ParseUint(c.index, 10, 31)
 	if c.index == "-" && c.op == "add" {
 		at, err = uint64(len(tags)), nil
@@ -188,8 +199,7 @@ func (c change) applyTag(metadata map[string]string) error {
 		}
 		tags = slices.Insert(slices.Clone(tags), int(at), *tag)
 	}
-	setTags(metadata, tags)
-	return nil
+	return setTags(metadata, tags)
 }
 
 func (f *Family) patch(c *call) (dialect.Reply, error) {
@@ -233,8 +243,11 @@ func (f *Family) change(c *call, what func(daemon.Image) (daemon.ImageChange, er
 func (f *Family) retag(c *call, op func(tags []string) ([]string, error)) (dialect.Reply, error) {
 	_, err := f.change(c, func(i daemon.Image) (daemon.ImageChange, error) {
 		tags, err := op(slices.Clone(tagsOf(i.Metadata)))
-		metadata := map[string]string{}
-		setTags(metadata, tags)
+		if err != nil {
+			return daemon.ImageChange{}, err
+		}
+		metadata := map[string]string{"tags": i.Metadata["tags"]}
+		err = setTags(metadata, tags)
 		ch := daemon.ImageChange{SetMetadata: metadata}
 		if len(metadata) == 0 {
 			ch.RemoveMetadata = []string{"tags"}

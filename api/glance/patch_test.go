@@ -99,6 +99,17 @@ func TestBadPatches(t *testing.T) {
 	expect(t, w.ask("PATCH", "/v2/images/"+id, "["+strings.Repeat(" ", 114688)+"]"), 413, "exceeds")
 }
 
+// TestLongMetadata is four of the longest values: they are as much as an image may have.
+func TestLongMetadata(t *testing.T) {
+	w := newWorld(t)
+	value := strings.Repeat("<", daemon.MaxMetadataValue)
+	id := w.active(daemon.Image{Metadata: map[string]string{"a": value, "b": value, "c": value}})
+	expect(t, w.ask("PATCH", "/v2/images/"+id, `[{"op":"add","path":"/d","value":"`+value+`"}]`), 200, "")
+	expect(t, w.ask("PATCH", "/v2/images/"+id, `[{"op":"add","path":"/e","value":""}]`), 413, "exceeded")
+	expect(t, w.ask("PUT", "/v2/images/"+id+"/tags/t", ""), 413, "exceeded")
+	expect(t, w.ask("PATCH", "/v2/images/"+id, `[{"op":"replace","path":"/d","value":""},{"op":"add","path":"/e","value":""}]`), 200, "")
+}
+
 // TestShadowed finds that an item named description, of another dialect, shows only as long as nothing was said here.
 func TestShadowed(t *testing.T) {
 	w := newWorld(t)
@@ -144,4 +155,34 @@ func TestTags(t *testing.T) {
 	if got, _, _ := w.daemon.Peek(id); len(got.Metadata) != 0 {
 		t.Errorf("%v", got.Metadata)
 	}
+}
+
+// TestTooManyTags finds that an image gets 128 and no more, and that what another dialect wrote may become fewer, but not by
+// a patch that has all of them read for each.
+func TestTooManyTags(t *testing.T) {
+	list := func(n int) string {
+		var tags []string
+		for i := range n {
+			tags = append(tags, fmt.Sprintf(`"t%d"`, i))
+		}
+		return "[" + strings.Join(tags, ",") + "]"
+	}
+	w := newWorld(t)
+	expect(t, w.ask("POST", "/v2/images", `{"tags":`+list(128)+`}`), 201, `"t127"`)
+	expect(t, w.ask("POST", "/v2/images", `{"tags":`+list(129)+`}`), 413, "exceeded")
+	full, over := "/v2/images/"+w.active(daemon.Image{Metadata: map[string]string{"tags": list(128)}}), "/v2/images/"+w.active(daemon.Image{Metadata: map[string]string{"tags": list(5000)}})
+	expect(t, w.ask("PUT", full+"/tags/t0", ""), 204, "")
+	expect(t, w.ask("PUT", full+"/tags/x", ""), 413, "exceeded")
+	expect(t, w.ask("PATCH", full, `[{"op":"add","path":"/tags/-","value":"x"}]`), 413, "exceeded")
+	expect(t, w.ask("PATCH", full, `[{"op":"remove","path":"/tags/0"},{"op":"add","path":"/tags/-","value":"x"}]`), 200, `"x"`)
+	expect(t, w.ask("PATCH", over, `[{"op":"remove","path":"/tags/0"}]`), 409, "all together")
+	expect(t, w.ask("PUT", over+"/tags/x", ""), 413, "exceeded")
+	expect(t, w.ask("DELETE", over+"/tags/t4999", ""), 204, "")
+	expect(t, w.ask("PATCH", over, `[{"op":"replace","path":"/tags","value":`+list(5000)+`}]`), 413, "exceeded")
+	expect(t, w.ask("PATCH", over, `[{"op":"replace","path":"/tags","value":`+list(4998)+`}]`), 200, "")
+	expect(t, w.ask("PATCH", over, `[{"op":"replace","path":"/tags","value":`+list(2)+`},{"op":"remove","path":"/tags/0"}]`), 200, `"tags":["t1"]`)
+
+	op := `,{"op":"add","path":"/a","value":"b"}`
+	expect(t, w.ask("PATCH", full, "["+strings.Repeat(op, 512)[1:]+"]"), 200, "")
+	expect(t, w.ask("PATCH", full, "["+strings.Repeat(op, 513)[1:]+"]"), 400, "512")
 }

@@ -1,7 +1,6 @@
 package glance
 
 import (
-	"context"
 	"maps"
 	"net/http"
 	"net/url"
@@ -25,7 +24,6 @@ const (
 type listing struct {
 	query  daemon.ImageQuery
 	limit  int
-	none   bool // nothing can match
 	hidden bool
 	keep   []func(daemon.Image) bool
 	values url.Values // as given, for links
@@ -50,7 +48,7 @@ var parameters = map[string]func(l *listing, value string) error{
 	"os_hash_value": func(l *listing, v string) error {
 		return l.among(v, func(i daemon.Image) string { return strings.TrimPrefix(i.Digest, "sha256:") })
 	},
-	"checksum":      func(l *listing, v string) error { l.none = true; return nil }, // none has one
+	"checksum":      func(l *listing, v string) error { l.query.Nothing = true; return nil }, // none has one
 	"status":        (*listing).status,
 	"owner":         func(l *listing, v string) error { l.query.Owner = v; return nil },
 	"visibility":    (*listing).visibility,
@@ -230,7 +228,8 @@ func (f *Family) list(c *call) (dialect.Reply, error) {
 	if err != nil {
 		return dialect.Reply{}, err
 	}
-	found, more, err := f.gather(c.Context(), c.Caller, l)
+	l.query.Nothing = l.query.Nothing || l.limit == 0
+	found, more, err := imageservice.Gather(c.Context(), f.daemon, c.Caller, l.query, l.limit, mostLimit, l.keep)
 	if err != nil {
 		return dialect.Reply{}, err
 	}
@@ -265,12 +264,4 @@ func links(out map[string]any, path string, values url.Values, last string) {
 	if last != "" {
 		out["next"] = at(last)
 	}
-}
-
-// gather fills a page.
-func (f *Family) gather(ctx context.Context, caller daemon.Caller, l *listing) (out []*daemon.Image, more bool, err error) {
-	if l.none || l.limit == 0 {
-		return nil, false, nil
-	}
-	return imageservice.Gather(ctx, f.daemon, caller, l.query, l.limit, mostLimit, l.keep)
 }

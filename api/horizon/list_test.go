@@ -34,6 +34,7 @@ func TestFilters(t *testing.T) {
 	w.active(daemon.Image{Name: "c", FileBytes: 30, Protected: true, Metadata: map[string]string{"k": "w", "os_hidden": "false"}})
 	w.active(daemon.Image{Name: "h", Metadata: map[string]string{"os_hidden": "true"}})
 	w.active(daemon.Image{Name: "strange", Owner: "bob"})
+	w.active(daemon.Image{Name: "o", Owner: "bob", Visibility: daemon.Community})
 	for query, want := range map[string]string{
 		"":                               "c b a", // created_at, descending
 		"sort_dir=asc":                   "a b c",
@@ -53,6 +54,7 @@ func TestFilters(t *testing.T) {
 		"property-owner_id=alice":        "c a",
 		"visibility=public":              "b",
 		"visibility=private":             "c a",
+		"visibility=community":           "o",
 		"is_public=true":                 "b",
 		"is_public=False":                "c a",
 		"is_public=1&visibility=private": "c a",
@@ -98,7 +100,7 @@ func TestBadQueries(t *testing.T) {
 	w := newWorld(t)
 	w.active(daemon.Image{Name: "a"})
 	for _, query := range []string{"sort_key=password", "sort_dir=up", "paginate=yes", "protected=maybe", "is_public=2", "os_hidden=x", "visibility=all", "size_min=-1",
-		"size_min=1.5", "size_max=x", "size_max=99999999999999999999", "min_disk=-1", "min_ram=x", "marker=" + unknownID, "marker=x", "a=%zz", "a=%ff", "%ff=a", "a=%00"} {
+		"size_min=1.5", "size_max=x", "size_max=99999999999999999999", "min_disk=-1", "min_ram=x", "marker=" + unknownID, "marker=x", "status=none&marker=" + unknownID, "a=%zz", "a=%ff", "%ff=a", "a=%00"} {
 		expect(t, w.ajax("GET", "/api/glance/images/?"+query, ""), 400, "")
 	}
 	expect(t, w.ajax("GET", "/api/glance/images/?visibility=all", ""), 400, "invalid visibility option: all")

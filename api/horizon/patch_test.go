@@ -111,6 +111,17 @@ func TestBadProperties(t *testing.T) {
 	}
 }
 
+// TestLongMetadata is four of the longest values: they are as much as an image may have.
+func TestLongMetadata(t *testing.T) {
+	w := newWorld(t)
+	value := strings.Repeat("<", daemon.MaxMetadataValue)
+	path := "/api/glance/images/" + w.active(daemon.Image{Metadata: map[string]string{"a": value, "b": value, "c": value}})
+	expect(t, w.ajax("PATCH", path+"/properties/", `{"updated":{"d":"`+value+`"}}`), 204, "")
+	expect(t, w.ajax("PATCH", path+"/properties/", `{"updated":{"e":""}}`), 413, "exceeded")
+	expect(t, w.ajax("PATCH", path+"/", `{"e":""}`), 413, "exceeded")
+	expect(t, w.ajax("PATCH", path+"/properties/", `{"updated":{"e":""},"removed":["d"]}`), 204, "")
+}
+
 // TestPatchesAtOnce loses none of the properties that are set at the same time (section 13, vector 14).
 func TestPatchesAtOnce(t *testing.T) {
 	w := newWorld(t)

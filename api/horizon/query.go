@@ -1,7 +1,6 @@
 package horizon
 
 import (
-	"context"
 	"maps"
 	"slices"
 	"strconv"
@@ -22,7 +21,6 @@ const (
 type listing struct {
 	query daemon.ImageQuery
 	paged bool
-	none  bool // nothing can match
 	keep  []func(daemon.Image) bool
 }
 
@@ -50,7 +48,7 @@ var filters = map[string]func(l *listing, value string) error{
 	"status":            (*listing).status,
 	"visibility":        (*listing).visibility,
 	"disk_format":       (*listing).format,
-	"container_format":  func(l *listing, v string) error { l.none = l.none || v != "bare"; return nil },
+	"container_format":  func(l *listing, v string) error { l.query.Nothing = l.query.Nothing || v != "bare"; return nil },
 	"tag": func(l *listing, v string) error {
 		l.keep = append(l.keep, func(i daemon.Image) bool { return slices.Contains(tagsOf(i), v) })
 		return nil
@@ -146,7 +144,7 @@ func (l *listing) status(v string) error {
 	v = strings.ToLower(v)
 	state, ok := states[v]
 	if !ok {
-		l.none = true
+		l.query.Nothing = true
 		return nil
 	}
 	l.query.States = []daemon.ImageState{state}
@@ -172,7 +170,7 @@ func visibility(v string) (daemon.Visibility, error) {
 }
 
 func (l *listing) format(v string) error {
-	l.query.Format, l.none = v, l.none || v != "raw" && v != "qcow2"
+	l.query.Format, l.query.Nothing = v, l.query.Nothing || v != "raw" && v != "qcow2"
 	return nil
 }
 
@@ -202,17 +200,9 @@ func (f *Family) list(c *call) (dialect.Reply, error) {
 	if l.paged {
 		size = pageSize
 	}
-	images, further, err := f.gather(c.Context(), c.Caller, l, size)
+	images, further, err := imageservice.Gather(c.Context(), f.daemon, c.Caller, l.query, size, mostSize, l.keep)
 	if err != nil {
 		return dialect.Reply{}, err
 	}
 	return page(listed.AppendList(openPage(c), images), l.paged && further, l.paged && l.query.Marker != ""), nil
-}
-
-// gather fills a page.
-func (f *Family) gather(ctx context.Context, caller daemon.Caller, l *listing, size int) (out []*daemon.Image, further bool, err error) {
-	if l.none {
-		return nil, false, nil
-	}
-	return imageservice.Gather(ctx, f.daemon, caller, l.query, size, mostSize, l.keep)
 }

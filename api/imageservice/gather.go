@@ -20,7 +20,7 @@ func Gather(ctx context.Context, from finder, c daemon.Caller, q daemon.ImageQue
 	for first := true; ; first = false {
 		found, err := from.FindImages(ctx, c, q)
 		if e, ok := errors.AsType[*daemon.Error](err); ok && e.Code == daemon.Invalid && !first {
-			// Not the caller's marker, but one that was on the page before, and is gone.
+			// Not the caller's marker, but one that was on the page before, and is not for the caller to know any more.
 			return nil, false, &daemon.Error{Code: daemon.Unavailable, Message: "the list changed while it was read; try again", Err: err}
 		}
 		if err != nil {

@@ -142,7 +142,7 @@ func (f *fake) FindImages(ctx context.Context, c daemon.Caller, q daemon.ImageQu
 	var page daemon.ImagePage
 	passed := q.Marker == ""
 	for _, img := range all {
-		fits := (states == nil || slices.Contains(states, img.State)) && (q.Name == nil || *q.Name == img.Name) &&
+		fits := !q.Nothing && (states == nil || slices.Contains(states, img.State)) && (q.Name == nil || *q.Name == img.Name) &&
 			!img.UpdatedAt.Before(q.ChangedSince) && (q.SourceCapsule == "" || q.SourceCapsule == img.SourceCapsule) &&
 			(q.MinRAMMB == nil || *q.MinRAMMB == img.MinRAMMB) && (q.MinDiskGB == nil || *q.MinDiskGB == img.MinDiskGB)
 		for k, v := range q.Metadata {

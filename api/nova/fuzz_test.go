@@ -152,7 +152,7 @@ func FuzzQuery(f *testing.F) {
 				t.Errorf("%q has limit %d", raw, l.Limit)
 			}
 			again, _, err := v.parseQuery(next(given, "m"))
-			if err != nil || again.Marker != "m" || again.Limit != l.Limit || again.none != l.none || len(again.Metadata) != len(l.Metadata) {
+			if err != nil || again.Marker != "m" || again.Limit != l.Limit || again.Nothing != l.Nothing || len(again.Metadata) != len(l.Metadata) {
 				t.Errorf("%q and its next page differ: %+v, %+v, %v", raw, l, again, err)
 			}
 		}

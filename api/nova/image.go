@@ -18,11 +18,9 @@ func (c *call) page(path string, show func(*links, []byte, *daemon.Image) []byte
 	if err != nil {
 		return dialect.Reply{}, err
 	}
-	var found daemon.ImagePage
-	if !l.none {
-		if found, err = c.images.FindImages(c.Context(), c.Caller, l.ImageQuery); err != nil {
-			return dialect.Reply{}, err
-		}
+	found, err := c.images.FindImages(c.Context(), c.Caller, l.ImageQuery)
+	if err != nil {
+		return dialect.Reply{}, err
 	}
 	links := c.links()
 	b := append(c.Buffer(), `{"images":[`...)

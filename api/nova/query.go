@@ -16,10 +16,7 @@ import (
 const longestPage = 1000
 
 // listing is what a list's query string asks for.
-type listing struct {
-	daemon.ImageQuery
-	none bool // nothing can match
-}
+type listing struct{ daemon.ImageQuery }
 
 // parameters are those that have a meaning; every other is ignored. A parameter that is given more than once means its
 // last value.
@@ -94,14 +91,14 @@ var shown = map[string][]daemon.ImageState{
 
 func (l *listing) status(value string) error {
 	l.States = shown[strings.ToLower(value)]
-	l.none = l.none || l.States == nil
+	l.Nothing = l.Nothing || l.States == nil
 	return nil
 }
 
 // server takes an id, or any URL that ends with it.
 func (l *listing) server(value string) error {
 	l.SourceCapsule = value[strings.LastIndexByte(value, '/')+1:]
-	l.none = l.none || l.SourceCapsule == ""
+	l.Nothing = l.Nothing || l.SourceCapsule == ""
 	return nil
 }
 
@@ -118,7 +115,7 @@ func (l *listing) item(key, value string) {
 		l.Metadata = map[string]string{}
 	}
 	if before, ok := l.Metadata[key]; ok && before != value {
-		l.none = true
+		l.Nothing = true
 	}
 	l.Metadata[key] = value
 }
@@ -129,7 +126,7 @@ func (l *listing) number(name, value string, to **int) error {
 	}
 	n, err := strconv.Atoi(value)
 	if err != nil {
-		l.none = true // more than any image has
+		l.Nothing = true // more than any image has
 	}
 	*to = &n
 	return nil

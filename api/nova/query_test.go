@@ -92,7 +92,7 @@ func TestBadParameters(t *testing.T) {
 		"limit=x&limit=1": {400, 400}, "limit=1&limit=x": {400, 400}, "limit=0&limit=1": {400, 200}, "limit=٣": {400, 400},
 		"offset=-1": {400, 400}, "offset=x&offset=1": {400, 400}, "offset=0": {200, 200}, "page_size=x": {400, 400}, "page_size=": {400, 400},
 		"minRam=x": {400, 400}, "minRam=": {400, 400}, "minDisk=1.0": {400, 400}, "minDisk=-": {400, 400}, "minRam=x&minRam=1": {200, 200},
-		"marker=" + unknown: {400, 400}, "marker=nonsense": {400, 400}, "marker=" + hidden: {400, 400},
+		"marker=" + unknown: {400, 400}, "marker=nonsense": {400, 400}, "status=none&marker=" + unknown: {400, 400}, "marker=" + hidden: {400, 400},
 		"changes-since=": {400, 400}, "changes-since=yesterday": {400, 400}, "changes-since=2011-13-01": {400, 400},
 		"changes-since=2011-01-01T25:00:00Z": {400, 400}, "changes-since=2011-01-01T00:00.5Z": {400, 400}, "a=1;b=2": {200, 200}, "limit=1;": {400, 400}, "%ff=1": {400, 400},
 	} {

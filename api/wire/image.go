@@ -28,7 +28,7 @@ type Image struct {
 	Name          string            `json:"name"`
 	Description   string            `json:"description"`
 	State         string            `json:"state"` // SHARE_PENDING, ACTIVE, DELETE_PENDING, DELETED, ERROR
-	Cause         string            `json:"cause"` // why it is in ERROR
+	Cause         string            `json:"cause"` // why its bytes never came: in ERROR, and DELETED after it
 	Public        bool              `json:"public"`
 	Visibility    string            `json:"visibility"`
 	Protected     bool              `json:"protected"`

@@ -238,11 +238,15 @@ func put[T any](to, from *T) {
 }
 
 func (s *fakeDaemon) deleteImage(w http.ResponseWriter, r *http.Request) {
-	image := s.image(w, r, "ACTIVE", "SHARE_PENDING")
+	image := s.image(w, r, "ACTIVE", "SHARE_PENDING", "ERROR")
 	if image == nil || !allowed(w, r, "later") {
 		return
 	}
-	image.State = "DELETE_PENDING"
+	if image.State == "ERROR" {
+		image.State = "DELETED"
+	} else {
+		image.State = "DELETE_PENDING"
+	}
 	if r.URL.Query().Get("later") == "true" {
 		reply(w, http.StatusOK, *image)
 		return

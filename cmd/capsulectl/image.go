@@ -95,7 +95,7 @@ func (a *app) imageListCommand() *cobra.Command {
 	cmd.Flags().StringVar(&f.Name, "name", "", "only the one of this name")
 	cmd.Flags().StringVar(&f.State, "state", "", "only those in this state, or in any; otherwise ACTIVE and SHARE_PENDING")
 	cmd.Flags().StringVar(&f.Owner, "owner", "", "only those of this guid")
-	cmd.Flags().StringVar(&f.Visibility, "visibility", "", "only those that are private, shared, community or public")
+	cmd.Flags().StringVar(&f.Visibility, "visibility", "", "only those that are private, shared, community or public; those of others that are community are listed only so")
 	cmd.Flags().IntVar(&f.Limit, "limit", 0, "at most so many")
 	cmd.Flags().StringVar(&f.Marker, "after", "", "only those that come after this id")
 	cmd.RegisterFlagCompletionFunc("state", cobra.FixedCompletions(imageStates, cobra.ShellCompDirectiveNoFileComp))
@@ -136,7 +136,7 @@ func (a *app) imageListCommand() *cobra.Command {
 func (a *app) imageShowCommand() *cobra.Command {
 	var secrets bool
 	cmd := &cobra.Command{Use: "show IMAGE", Short: "Describe an image", Args: cobra.ExactArgs(1),
-		ValidArgsFunction: a.complete(imageCandidates)}
+		ValidArgsFunction: a.complete(knownImages)}
 	cmd.Flags().BoolVar(&secrets, "secrets", false, "show the password; it is blank otherwise, with --json too")
 	cmd.RunE = a.with(about(resolveImages, func(ctx context.Context, c *client.Client, id string, _ []string) error {
 		image, err := c.Image(ctx, id)
@@ -160,7 +160,7 @@ func (a *app) imageShowCommand() *cobra.Command {
 func (a *app) imageDeleteCommand() *cobra.Command {
 	var yes, wait, later bool
 	cmd := &cobra.Command{Use: "delete IMAGE...", Short: "Delete images; capsules made from them keep what they need",
-		Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.complete(imageCandidates)}
+		Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.complete(knownImages)}
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask; needed when there is no terminal to ask on")
 	cmd.Flags().BoolVar(&wait, "wait", false, "wait until it is done")
 	cmd.Flags().BoolVar(&later, "later", false, "only take them out of use; their bytes go when the daemon collects")

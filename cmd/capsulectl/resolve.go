@@ -92,7 +92,7 @@ func resolveCapsules(ctx context.Context, c *client.Client, args []string) ([]ca
 func resolveImages(ctx context.Context, c *client.Client, args []string) ([]candidate, error) {
 	found, err := resolve("image", args, func() ([]candidate, error) { return imageCandidates(ctx, c) })
 	if client.Is(err, client.NotFound) {
-		found, err = resolve("image", args, func() ([]candidate, error) { return imagesIn(ctx, c, "any") })
+		found, err = resolve("image", args, func() ([]candidate, error) { return knownImages(ctx, c) })
 	}
 	return found, err
 }
@@ -138,6 +138,12 @@ func capsuleCandidates(ctx context.Context, c *client.Client) ([]candidate, erro
 
 func imageCandidates(ctx context.Context, c *client.Client) ([]candidate, error) {
 	return imagesIn(ctx, c, "")
+}
+
+// knownImages are those that can be looked at: they live, have failed, or are on their way out.
+func knownImages(ctx context.Context, c *client.Client) ([]candidate, error) {
+	among, err := imagesIn(ctx, c, "any")
+	return slices.DeleteFunc(among, func(i candidate) bool { return i.note == "DELETED" }), err
 }
 
 // imagesIn are those in a state, in "any", or with "" those that live.

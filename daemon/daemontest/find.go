@@ -18,6 +18,15 @@ func (d *Images) FindImages(ctx context.Context, c daemon.Caller, q daemon.Image
 	if q.Limit < 0 || q.MinDiskGB != nil && *q.MinDiskGB < 0 || q.SizeMin != nil && *q.SizeMin < 0 {
 		d.T.Errorf("FindImages of %+v", q)
 	}
+	var marker *kept
+	if q.Marker != "" {
+		if marker = d.images[q.Marker]; marker == nil || !sees(c, marker.Image) {
+			return daemon.ImagePage{}, no(daemon.Invalid, "marker %q is no image", q.Marker)
+		}
+	}
+	if q.Nothing {
+		return daemon.ImagePage{}, nil
+	}
 	var all []daemon.Image
 	for _, k := range d.images {
 		if lists(c, q, k.Image) {
@@ -29,19 +38,16 @@ func (d *Images) FindImages(ctx context.Context, c daemon.Caller, q daemon.Image
 		d.T.Errorf("FindImages sorted by %q", q.Sort)
 		compare = orders[""]
 	}
-	slices.SortFunc(all, func(a, b daemon.Image) int {
+	order := func(a, b daemon.Image) int {
 		n := cmp.Or(compare(a, b), cmp.Compare(a.ID, b.ID))
 		if !q.Ascending {
 			n = -n
 		}
 		return n
-	})
-	if q.Marker != "" {
-		at := slices.IndexFunc(all, func(i daemon.Image) bool { return i.ID == q.Marker })
-		if at < 0 {
-			return daemon.ImagePage{}, no(daemon.Invalid, "marker %q is not in the list", q.Marker)
-		}
-		all = all[at+1:]
+	}
+	slices.SortFunc(all, order)
+	if marker != nil {
+		all = slices.DeleteFunc(all, func(i daemon.Image) bool { return order(i, marker.Image) <= 0 })
 	}
 	page := daemon.ImagePage{More: q.Limit > 0 && len(all) > q.Limit}
 	for n := range all {
@@ -63,8 +69,13 @@ var orders = map[daemon.ImageSort]func(a, b daemon.Image) int{
 	daemon.ByState:   func(a, b daemon.Image) int { return cmp.Compare(a.State, b.State) },
 }
 
+// open says that an image is in the list of everybody.
+func open(q daemon.ImageQuery, i daemon.Image) bool {
+	return i.Visibility == daemon.Public || i.Visibility == daemon.Community && q.Visibility == daemon.Community
+}
+
 func lists(c daemon.Caller, q daemon.ImageQuery, i daemon.Image) bool {
-	if i.Owner != c.GUID && (q.Own || i.Visibility != daemon.Public && !c.HasRole(daemon.RoleAdmin)) {
+	if i.Owner != c.GUID && (q.Own || !c.HasRole(daemon.RoleAdmin) && (!open(q, i) || failed(i))) {
 		return false
 	}
 	states := q.States

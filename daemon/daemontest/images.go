@@ -128,8 +128,11 @@ func no(code daemon.Code, format string, args ...any) error {
 }
 
 func sees(c daemon.Caller, i daemon.Image) bool {
-	return c.HasRole(daemon.RoleAdmin) || i.Owner == c.GUID || i.Visibility != daemon.Private
+	return c.HasRole(daemon.RoleAdmin) || i.Owner == c.GUID || i.Visibility != daemon.Private && !failed(i)
 }
+
+// failed says that an image is its owner's alone.
+func failed(i daemon.Image) bool { return i.State == daemon.ImageError || i.Cause != "" }
 
 // of finds an image for a caller who wants to change it.
 func (d *Images) of(c daemon.Caller, id string) (*kept, error) {
@@ -234,7 +237,11 @@ func check(c daemon.Caller, i daemon.Image) error {
 	case len(i.Metadata) > daemon.MaxMetadataItems:
 		return no(daemon.OverQuota, "the limit of %d metadata items is exceeded", daemon.MaxMetadataItems)
 	}
+	together := 0
 	for key, value := range i.Metadata {
+		if together += len(key) + len(value); together > daemon.MaxMetadataBytes {
+			return no(daemon.OverQuota, "the limit of %d bytes of metadata is exceeded", daemon.MaxMetadataBytes)
+		}
 		if n := len([]rune(key)); n < 1 || n > daemon.MaxMetadataKey || len(value) > daemon.MaxMetadataValue {
 			return no(daemon.Invalid, "a metadata item is out of bounds")
 		}
@@ -409,7 +416,7 @@ func (d *Images) RequestImageDelete(ctx context.Context, c daemon.Caller, id str
 	case k.State == daemon.ImagePending && k.busy != "":
 		return k.Image, no(daemon.Conflict, "image %s is %s", id, k.State)
 	case k.State == daemon.ImageActive:
-		k.State = daemon.ImageDeletePending
+		k.State, k.Metadata = daemon.ImageDeletePending, map[string]string{}
 	default:
 		k.State, k.Name, k.Metadata, k.data = daemon.ImageDeleted, "", map[string]string{}, nil
 	}

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -74,15 +75,22 @@ func (i Image) encoded() (metadata, peers string, err error) {
 	if p == nil {
 		p = []string{}
 	}
-	a, err := json.Marshal(m)
-	if err != nil {
+	if metadata, err = compact(m); err != nil {
 		return "", "", fmt.Errorf("store: metadata: %w", err)
 	}
-	b, err := json.Marshal(p)
-	if err != nil {
+	if peers, err = compact(p); err != nil {
 		return "", "", fmt.Errorf("store: peers: %w", err)
 	}
-	return string(a), string(b), nil
+	return metadata, peers, nil
+}
+
+// compact is JSON without the escapes for HTML, of which there is none here: they make six bytes of one.
+func compact(v any) (string, error) {
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	err := e.Encode(v)
+	return strings.TrimSuffix(b.String(), "\n"), err
 }
 
 const imageQuery = `SELECT id, version, name, description, state, cause, visibility, protected, owner, charged, digest, format, file_bytes, virtual_bytes,

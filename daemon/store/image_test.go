@@ -64,6 +64,35 @@ func TestImageComesBackAsItWas(t *testing.T) {
 	})
 }
 
+// TestMetadataIsCompact: a character of a value has no more than two in the records, whatever it is.
+func TestMetadataIsCompact(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "capsuled.db")
+	db, err := store.Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	want := image("i", "n")
+	want.Metadata = map[string]string{"<>&": "<a href=\"é\">\\\r\n\t&\u2028", "": ""}
+	update(t, db, func(tx *store.Tx) error { return errors.Join(tx.PutUser("alice", ""), tx.InsertImage(want)) })
+	raw, err := sql.Open("sqlite3", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	var kept string
+	if err := raw.QueryRow(`SELECT metadata FROM images`).Scan(&kept); err != nil || kept != `{"":"","<>&":"<a href=\"é\">\\\r\n\t&\u2028"}` {
+		t.Errorf("%s, %v", kept, err)
+	}
+	update(t, db, func(tx *store.Tx) error {
+		got, err := tx.Image("i")
+		if diff := cmp.Diff(want.Metadata, got.Metadata); diff != "" {
+			t.Error(diff)
+		}
+		return err
+	})
+}
+
 // TestVersions: every change of any image is seen by who asks for what came after a version, and nothing else.
 func TestVersions(t *testing.T) {
 	db := seeded(t)
