@@ -85,7 +85,7 @@ func (m *machine) promises(call string) {
 
 func (m *machine) Inspect(ctx context.Context, id domain.ID) (seen domain.Inspection, err error) {
 	err = m.call(ctx, "Inspect", m.away(func() error {
-		d := m.domains[id]
+		d := m.seen(id)
 		if d == nil {
 			return domain.ErrNotFound
 		}
@@ -181,7 +181,7 @@ func (m *machine) Attach(ctx context.Context, id domain.ID, disk domain.Disk) er
 
 func (m *machine) Pause(ctx context.Context, id domain.ID) error {
 	return m.call(ctx, "Pause", m.away(func() error {
-		d := m.domains[id]
+		d := m.seen(id)
 		if d == nil || d.state == domain.Off {
 			return domain.ErrConflict
 		}
@@ -192,7 +192,7 @@ func (m *machine) Pause(ctx context.Context, id domain.ID) error {
 
 func (m *machine) Resume(ctx context.Context, id domain.ID) error {
 	return m.call(ctx, "Resume", m.away(func() error {
-		d := m.domains[id]
+		d := m.seen(id)
 		if d == nil || d.state == domain.Off {
 			return domain.ErrConflict
 		}
@@ -208,7 +208,13 @@ func (m *machine) SetPassword(ctx context.Context, id domain.ID, password string
 }
 
 func (m *machine) Quiet(ctx context.Context, id domain.ID, quiet bool) error {
-	return m.call(ctx, "Quiet", m.away(func() error { m.quiet[id] = quiet; return nil }))
+	return m.call(ctx, "Quiet", m.away(func() error {
+		if m.lost[id] == asGone {
+			return domain.ErrNotFound
+		}
+		m.quiet[id] = quiet
+		return nil
+	}))
 }
 
 // guest fails what a guest would be asked that does not answer.
@@ -371,7 +377,11 @@ func (m *machine) DropSerialLog(ctx context.Context, _ string) error {
 
 func (m *machine) OpenBy(ctx context.Context, key string, only ...string) (h []imagestore.Holder, err error) {
 	err = m.call(ctx, "OpenBy", func() error {
-		if d := m.domains[domain.ID(key)]; d != nil {
+		if m.ends[domain.ID(key)] > 0 {
+			m.ends[domain.ID(key)]--
+			h = append(h, imagestore.Holder{PID: 1, Disk: "disk", Write: true})
+		}
+		if d := m.domains[domain.ID(key)]; d != nil && d.state != domain.Off {
 			for _, disk := range d.live {
 				name := disk.Serial
 				if disk.Path == overlayOf(domain.ID(key)) {

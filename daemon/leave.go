@@ -163,6 +163,9 @@ func (a *act) forget(ctx context.Context) error {
 	if o.State == domain.Running || o.State == domain.Paused {
 		return nil // a launch that is taken up: it forgot before it started
 	}
+	if err := a.d.ended(ctx, a.capsule.ID); err != nil {
+		return err
+	}
 	there, err := a.d.files.CleanPoint(ctx, a.capsule.ID)
 	if err != nil && !errors.Is(err, imagestore.ErrNotFound) {
 		return err

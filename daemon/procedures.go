@@ -280,7 +280,7 @@ func (a *act) define(ctx context.Context) error {
 
 func (a *act) undefine(ctx context.Context) error {
 	// A domain that runs cannot be undefined; in the undo of a creation and in a deletion it is not to run.
-	if err := a.d.domains.Destroy(ctx, a.id()); err != nil {
+	if err := a.destroy(ctx); err != nil {
 		return err
 	}
 	return a.d.domains.Undefine(ctx, a.id())
@@ -377,4 +377,11 @@ func (a *act) shutdown(ctx context.Context) error {
 	return err
 }
 
-func (a *act) destroy(ctx context.Context) error { return a.d.domains.Destroy(ctx, a.id()) }
+// destroy ends the process, and has the kernel say that it has ended: nothing of the capsule is given up under one that libvirt
+// does not know of any more.
+func (a *act) destroy(ctx context.Context) error {
+	if err := a.d.domains.Destroy(ctx, a.id()); err != nil {
+		return err
+	}
+	return a.d.ended(ctx, a.capsule.ID)
+}

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -172,6 +173,15 @@ func (d *Daemon) reconcile(ctx context.Context, id string) error {
 	v := judge(c, o, present)
 	if v.kind == "" || v.kind != opHold && d.tooSoon(c.ID) { // what runs against a hold is not waited for
 		return nil
+	}
+	if v.kind == opPoweroff || v.kind == opCrash {
+		if err := d.ended(ctx, c.ID); err != nil {
+			e := classify(err)
+			if e.Code != Conflict {
+				return err
+			}
+			v = verdict{opHold, cmp.Or(v.cause, "its domain is off") + ": " + e.Message}
+		}
 	}
 	argument := ""
 	if v.cause != "" {
