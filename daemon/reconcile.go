@@ -325,7 +325,11 @@ func (d *Daemon) refence(ctx context.Context) error {
 			continue
 		}
 		policy, opened := d.opened[c.ID]
-		if !opened {
+		switch {
+		case opened:
+		case c.State == ShutdownPending: // it may have been held; the stop of one that was not says so in opened
+			policy = firewall.Closed
+		default:
 			policy = inForce(c)
 		}
 		// The records may be a backup that is older than what runs.
