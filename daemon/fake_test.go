@@ -48,6 +48,7 @@ type machine struct {
 	quiet map[domain.ID]bool // whose guest is asked for no figures; a new daemon has forgotten it
 	lost  map[domain.ID]lost // of which libvirt has lost sight, while they run on
 	ends  map[domain.ID]int  // how often a process is seen yet that libvirt calls ended
+	logs  map[string]bool    // libvirt's logs, by the name of the domain, and whether one may hold what was read in secure mode
 }
 
 // lost is what libvirt says of a domain that it has lost sight of.
@@ -100,7 +101,7 @@ func newMachine() *machine {
 		events: make(chan domain.Event, 64), domains: map[domain.ID]*fakeDomain{}, leases: map[string]domain.Lease{},
 		bindings: map[string]firewall.Binding{}, wanted: map[string]bool{}, dirs: map[string]map[string]imagestore.File{},
 		images: map[imagestore.Digest]imagestore.Image{}, sources: map[string]imagestore.Image{},
-		points: map[domain.ID]*fakePoint{}, policies: map[string]policy.Policy{}, flushed: map[string]bool{}, alien: map[domain.ID]string{}, quiet: map[domain.ID]bool{}, lost: map[domain.ID]lost{}, ends: map[domain.ID]int{}, frozen: map[domain.ID]bool{}, older: map[domain.ID]bool{}, consoles: map[domain.ID]string{},
+		points: map[domain.ID]*fakePoint{}, policies: map[string]policy.Policy{}, flushed: map[string]bool{}, alien: map[domain.ID]string{}, quiet: map[domain.ID]bool{}, lost: map[domain.ID]lost{}, ends: map[domain.ID]int{}, logs: map[string]bool{}, frozen: map[domain.ID]bool{}, older: map[domain.ID]bool{}, consoles: map[domain.ID]string{},
 	}
 }
 

@@ -47,6 +47,7 @@ func (m *machine) run(d *fakeDomain) {
 	if d.hasData() {
 		d.ram.stained = true
 	}
+	m.logs[d.spec.Name] = m.logs[d.spec.Name] || d.ram.stained // its guest has QEMU complain
 	if d.onOwnDisk() {
 		d.written++
 		d.stained = d.stained || d.ram.stained
@@ -215,6 +216,18 @@ func (m *machine) Quiet(ctx context.Context, id domain.ID, quiet bool) error {
 		m.quiet[id] = quiet
 		return nil
 	}))
+}
+
+func (m *machine) DropLog(ctx context.Context, name string) error {
+	return m.call(ctx, "DropLog", func() error {
+		for _, d := range m.domains {
+			if d.spec.Name == name && d.state != domain.Off {
+				return errors.New("the log of a running domain was dropped")
+			}
+		}
+		delete(m.logs, name)
+		return nil
+	})
 }
 
 // guest fails what a guest would be asked that does not answer.

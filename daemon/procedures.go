@@ -245,7 +245,9 @@ func (a *act) cloneVolumes(ctx context.Context) error {
 	return nil
 }
 
-func (a *act) erase(ctx context.Context) error { return a.d.files.Erase(ctx, a.capsule.ID) }
+func (a *act) erase(ctx context.Context) error {
+	return errors.Join(a.d.files.Erase(ctx, a.capsule.ID), a.d.domains.DropLog(ctx, a.capsule.Key))
+}
 
 func (a *act) lease(ctx context.Context) error {
 	l, err := lease(a.capsule)

@@ -145,7 +145,11 @@ func judge(c store.Capsule, o domain.Observed, present bool) verdict {
 	case domain.ReasonShutdown:
 		return verdict{kind: opPoweroff}
 	case domain.ReasonCrashed, domain.ReasonFailed:
-		return verdict{opCrash, fmt.Sprintf("its QEMU process died (libvirt says %q); libvirt's log of domain %s says more", o.Reason, o.Name)}
+		more := "libvirt's log of domain " + o.Name + " says more"
+		if c.Mode == Secure {
+			more = "what it printed is gone with its visit to secure mode"
+		}
+		return verdict{opCrash, fmt.Sprintf("its QEMU process died (libvirt says %q); %s", o.Reason, more)}
 	case domain.ReasonDestroyed:
 		return verdict{opPoweroff, "its domain was ended through libvirt by someone else"}
 	}
