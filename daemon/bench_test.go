@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"path/filepath"
 	"testing"
@@ -191,12 +192,17 @@ func (b *bench) settled() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	made, fenced := 0, 0
+	logs := maps.Clone(m.logs)
 	for _, c := range capsules {
 		d := m.domains[domain.ID(c.ID)]
 		running := d != nil && d.state == domain.Running
 		if quiet := m.quiet[domain.ID(c.ID)]; quiet != (c.Mode == daemon.Secure) && c.State == daemon.Running {
 			b.t.Errorf("%s is in mode %s, and its guest's figures are kept away: %t", c.ID, c.Mode, quiet)
 		}
+		if logs[c.Key] && c.Mode != daemon.Secure {
+			b.t.Errorf("%s is %s in mode %s, and libvirt's log of it may hold what it read in secure mode", c.ID, c.State, c.Mode)
+		}
+		delete(logs, c.Key)
 		p := m.points[domain.ID(c.ID)]
 		if p == nil {
 			p = &fakePoint{}
@@ -239,6 +245,9 @@ func (b *bench) settled() {
 		if n != made {
 			b.t.Errorf("%d %s for %d capsules: %+v", n, what, made, capsules)
 		}
+	}
+	for name := range logs {
+		b.t.Errorf("libvirt's log of %s is there, and no capsule of it", name)
 	}
 	for _, promise := range m.broken {
 		b.t.Error(promise)

@@ -51,6 +51,7 @@ type domains interface {
 	Resume(context.Context, domain.ID) error
 	SetPassword(ctx context.Context, id domain.ID, password string) error
 	Quiet(ctx context.Context, id domain.ID, quiet bool) error
+	DropLog(ctx context.Context, name string) error
 
 	GuestMount(context.Context, domain.ID, []domain.Mount) error
 	Freeze(context.Context, domain.ID) (int, error)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -285,13 +286,60 @@ func (d *Daemon) examineHolders(ctx context.Context, e *examination) {
 // the overlay of secure mode: then it has read data, though somebody may have detached the volumes since. It asks the
 // kernel, so that it is known whatever the records say and while libvirt is away. What cannot be known is near.
 func (d *Daemon) dataNear(ctx context.Context, c store.Capsule) bool {
-	holders, err := d.files.OpenBy(ctx, c.ID, append([]string{overlayDisk}, volumeNames...)...)
-	if errors.Is(err, imagestore.ErrNotFound) {
-		return false
-	}
+	w, err := d.writers(ctx, c.ID, append([]string{overlayDisk}, volumeNames...)...)
 	if err != nil {
 		d.complain(ctx, "volumes of capsule "+c.ID, err)
 		return true
 	}
-	return slices.ContainsFunc(holders, func(h imagestore.Holder) bool { return h.Write })
+	return len(w) > 0
+}
+
+// writers are who can write to some disks of a capsule. Who only reads, as a backup or qemu-img does, is no machine: no
+// domain opens a disk that it cannot write.
+func (d *Daemon) writers(ctx context.Context, id string, disks ...string) ([]imagestore.Holder, error) {
+	holders, err := d.files.OpenBy(ctx, id, disks...)
+	if errors.Is(err, imagestore.ErrNotFound) {
+		return nil, nil
+	}
+	return slices.DeleteFunc(holders, func(h imagestore.Holder) bool { return !h.Write }), err
+}
+
+// endingTime is how long a process may have its disks open after libvirt said that it is gone.
+const endingTime = time.Second
+
+// ended asks the kernel whether the machine of a capsule has ended: libvirt loses sight of one that runs when its files of
+// state are lost, or when somebody defines the domain without our mark. Conflict when a process can write to its disks for
+// longer than endingTime.
+func (d *Daemon) ended(ctx context.Context, id string) error {
+	for began := time.Now(); ; {
+		w, err := d.writers(ctx, id, append([]string{rootDisk, overlayDisk}, volumeNames...)...)
+		if err != nil || len(w) == 0 {
+			return err
+		}
+		if time.Since(began) > endingTime {
+			return errorf(Conflict, "%s, though libvirt knows of nothing that runs: end it, and the capsule can be stopped", holds(w))
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(endingTime / 40):
+		}
+	}
+}
+
+// holds says who has what open.
+func holds(list []imagestore.Holder) string {
+	disks := map[int][]string{}
+	for _, h := range list {
+		disks[h.PID] = append(disks[h.PID], h.Disk)
+	}
+	var words []string
+	for _, pid := range slices.Sorted(maps.Keys(disks)) {
+		who := fmt.Sprintf("process %d", pid)
+		if pid == 0 { // see imagestore.Holder
+			who = "somebody whom /proc does not show (a loop device, perhaps)"
+		}
+		words = append(words, fmt.Sprintf("%s has the capsule's %s open", who, strings.Join(disks[pid], ", ")))
+	}
+	return strings.Join(words, "; ")
 }

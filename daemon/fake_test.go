@@ -46,6 +46,30 @@ type machine struct {
 	frozen   map[domain.ID]bool   // whose guest writes nothing
 	shelf
 	quiet map[domain.ID]bool // whose guest is asked for no figures; a new daemon has forgotten it
+	lost  map[domain.ID]lost // of which libvirt has lost sight, while they run on
+	ends  map[domain.ID]int  // how often a process is seen yet that libvirt calls ended
+	logs  map[string]bool    // libvirt's logs, by the name of the domain, and whether one may hold what was read in secure mode
+}
+
+// lost is what libvirt says of a domain that it has lost sight of.
+type lost int
+
+const (
+	inSight lost = iota
+	asOff        // it restarted without its files of state
+	asGone       // somebody defined the domain without our mark
+)
+
+// seen is a domain as libvirt knows it; nil when it knows of none. What it does to one that it has lost it does to nobody.
+func (m *machine) seen(id domain.ID) *fakeDomain {
+	d := m.domains[id]
+	if d == nil || m.lost[id] == asGone {
+		return nil
+	}
+	if m.lost[id] == asOff {
+		return &fakeDomain{spec: d.spec, state: domain.Off}
+	}
+	return d
 }
 
 type fakeDomain struct {
@@ -77,7 +101,7 @@ func newMachine() *machine {
 		events: make(chan domain.Event, 64), domains: map[domain.ID]*fakeDomain{}, leases: map[string]domain.Lease{},
 		bindings: map[string]firewall.Binding{}, wanted: map[string]bool{}, dirs: map[string]map[string]imagestore.File{},
 		images: map[imagestore.Digest]imagestore.Image{}, sources: map[string]imagestore.Image{},
-		points: map[domain.ID]*fakePoint{}, policies: map[string]policy.Policy{}, flushed: map[string]bool{}, alien: map[domain.ID]string{}, quiet: map[domain.ID]bool{}, frozen: map[domain.ID]bool{}, older: map[domain.ID]bool{}, consoles: map[domain.ID]string{},
+		points: map[domain.ID]*fakePoint{}, policies: map[string]policy.Policy{}, flushed: map[string]bool{}, alien: map[domain.ID]string{}, quiet: map[domain.ID]bool{}, lost: map[domain.ID]lost{}, ends: map[domain.ID]int{}, logs: map[string]bool{}, frozen: map[domain.ID]bool{}, older: map[domain.ID]bool{}, consoles: map[domain.ID]string{},
 	}
 }
 
@@ -190,7 +214,7 @@ func (m *machine) Start(ctx context.Context, id domain.ID) error {
 
 func (m *machine) Shutdown(ctx context.Context, id domain.ID, _ time.Duration) error {
 	return m.call(ctx, "Shutdown", m.away(func() error {
-		d := m.domains[id]
+		d := m.seen(id)
 		if d == nil {
 			return domain.ErrNotFound
 		}
@@ -204,7 +228,7 @@ func (m *machine) Shutdown(ctx context.Context, id domain.ID, _ time.Duration) e
 
 func (m *machine) Destroy(ctx context.Context, id domain.ID) error {
 	return m.call(ctx, "Destroy", m.away(func() error {
-		if d := m.domains[id]; d != nil && d.state != domain.Off {
+		if d := m.seen(id); d != nil && d.state != domain.Off {
 			d.end(domain.ReasonDestroyed)
 		}
 		return nil
@@ -213,7 +237,7 @@ func (m *machine) Destroy(ctx context.Context, id domain.ID) error {
 
 func (m *machine) Undefine(ctx context.Context, id domain.ID) error {
 	return m.call(ctx, "Undefine", m.away(func() error {
-		if d := m.domains[id]; d != nil && d.state != domain.Off {
+		if d := m.seen(id); d != nil && d.state != domain.Off {
 			return domain.ErrConflict
 		}
 		delete(m.domains, id)
@@ -222,7 +246,7 @@ func (m *machine) Undefine(ctx context.Context, id domain.ID) error {
 }
 
 func (m *machine) observed(id domain.ID) domain.Observed {
-	d := m.domains[id]
+	d := m.seen(id)
 	return domain.Observed{ID: id, Name: d.spec.Name, Record: d.spec.Record, State: d.state, Reason: d.reason}
 }
 
@@ -230,7 +254,9 @@ func (m *machine) Observe(ctx context.Context) (seen map[domain.ID]domain.Observ
 	err = m.call(ctx, "Observe", m.away(func() error {
 		seen = map[domain.ID]domain.Observed{}
 		for id := range m.domains {
-			seen[id] = m.observed(id)
+			if m.seen(id) != nil {
+				seen[id] = m.observed(id)
+			}
 		}
 		return nil
 	}))
@@ -239,7 +265,7 @@ func (m *machine) Observe(ctx context.Context) (seen map[domain.ID]domain.Observ
 
 func (m *machine) ObserveOne(ctx context.Context, id domain.ID) (o domain.Observed, err error) {
 	err = m.call(ctx, "ObserveOne", m.away(func() error {
-		if m.domains[id] == nil {
+		if m.seen(id) == nil {
 			return domain.ErrNotFound
 		}
 		o = m.observed(id)
@@ -279,7 +305,7 @@ func (m *machine) Put(ctx context.Context, b firewall.Binding) error {
 func (m *machine) Drop(ctx context.Context, tap string) error {
 	return m.call(ctx, "Drop", func() error {
 		for _, d := range m.domains {
-			if d.spec.NIC.Tap == tap && d.state != domain.Off && d.state != domain.Paused {
+			if d.spec.NIC.Tap == tap && d.state != domain.Off && d.state != domain.Paused && m.lost[d.spec.ID] == inSight {
 				return errors.New("fence dropped under a running domain")
 			}
 		}

@@ -47,6 +47,7 @@ func (m *machine) run(d *fakeDomain) {
 	if d.hasData() {
 		d.ram.stained = true
 	}
+	m.logs[d.spec.Name] = m.logs[d.spec.Name] || d.ram.stained // its guest has QEMU complain
 	if d.onOwnDisk() {
 		d.written++
 		d.stained = d.stained || d.ram.stained
@@ -85,7 +86,7 @@ func (m *machine) promises(call string) {
 
 func (m *machine) Inspect(ctx context.Context, id domain.ID) (seen domain.Inspection, err error) {
 	err = m.call(ctx, "Inspect", m.away(func() error {
-		d := m.domains[id]
+		d := m.seen(id)
 		if d == nil {
 			return domain.ErrNotFound
 		}
@@ -185,7 +186,7 @@ func (m *machine) Attach(ctx context.Context, id domain.ID, disk domain.Disk) er
 
 func (m *machine) Pause(ctx context.Context, id domain.ID) error {
 	return m.call(ctx, "Pause", m.away(func() error {
-		d := m.domains[id]
+		d := m.seen(id)
 		if d == nil || d.state == domain.Off {
 			return domain.ErrConflict
 		}
@@ -196,7 +197,7 @@ func (m *machine) Pause(ctx context.Context, id domain.ID) error {
 
 func (m *machine) Resume(ctx context.Context, id domain.ID) error {
 	return m.call(ctx, "Resume", m.away(func() error {
-		d := m.domains[id]
+		d := m.seen(id)
 		if d == nil || d.state == domain.Off {
 			return domain.ErrConflict
 		}
@@ -212,7 +213,25 @@ func (m *machine) SetPassword(ctx context.Context, id domain.ID, password string
 }
 
 func (m *machine) Quiet(ctx context.Context, id domain.ID, quiet bool) error {
-	return m.call(ctx, "Quiet", m.away(func() error { m.quiet[id] = quiet; return nil }))
+	return m.call(ctx, "Quiet", m.away(func() error {
+		if m.lost[id] == asGone {
+			return domain.ErrNotFound
+		}
+		m.quiet[id] = quiet
+		return nil
+	}))
+}
+
+func (m *machine) DropLog(ctx context.Context, name string) error {
+	return m.call(ctx, "DropLog", func() error {
+		for _, d := range m.domains {
+			if d.spec.Name == name && d.state != domain.Off {
+				return errors.New("the log of a running domain was dropped")
+			}
+		}
+		delete(m.logs, name)
+		return nil
+	})
 }
 
 // guest fails what a guest would be asked that does not answer.
@@ -375,7 +394,11 @@ func (m *machine) DropSerialLog(ctx context.Context, _ string) error {
 
 func (m *machine) OpenBy(ctx context.Context, key string, only ...string) (h []imagestore.Holder, err error) {
 	err = m.call(ctx, "OpenBy", func() error {
-		if d := m.domains[domain.ID(key)]; d != nil {
+		if m.ends[domain.ID(key)] > 0 {
+			m.ends[domain.ID(key)]--
+			h = append(h, imagestore.Holder{PID: 1, Disk: "disk", Write: true})
+		}
+		if d := m.domains[domain.ID(key)]; d != nil && d.state != domain.Off {
 			for _, disk := range d.live {
 				name := disk.Serial
 				if disk.Path == overlayOf(domain.ID(key)) {

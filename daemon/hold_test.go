@@ -169,3 +169,56 @@ func TestPortInUse(t *testing.T) {
 		t.Errorf("ports %d and %d", got.SSHPort, got.VNCPort)
 	}
 }
+
+// TestStopOfHeld: a capsule that is held stays closed while it is being stopped, whoever changes rules and though the daemon
+// is killed in the middle. One that ran keeps its policy while its guest powers itself off.
+func TestStopOfHeld(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		for _, held := range []bool{false, true} {
+			t.Run(fmt.Sprintf("held %t, restart %t", held, restart), func(t *testing.T) {
+				b, w := watch(t)
+				id := b.secured()
+				if held {
+					b.hold(id)
+				}
+				reached, release := b.machine.hold("Shutdown")
+				op, err := b.free(b.StopCapsule, root, id)
+				if err != nil {
+					t.Fatal(err)
+				}
+				<-reached
+				if restart { // and libvirt is away: it is looked at before the operation goes on
+					done := make(chan struct{})
+					go func() { b.kill(); close(done) }()
+					b.until(func() bool { return b.life.Err() != nil })
+					b.machine.mu.Lock()
+					b.machine.down = fmt.Errorf("libvirtd is gone")
+					b.machine.mu.Unlock()
+					release()
+					<-done
+					b.launch()
+				}
+				before := b.called("Apply")
+				w.drift.Store(true)
+				b.until(func() bool { return b.called("Apply") > before }) // by the watcher
+				want := "secure"
+				if held || restart {
+					want = ""
+				}
+				if got := b.underPolicy(id); got != want {
+					t.Errorf("it is under policy %q, and should be under %q", got, want)
+				}
+				if restart {
+					b.machine.mu.Lock()
+					b.machine.down = nil
+					b.machine.mu.Unlock()
+					b.until(func() bool { return b.Ready().Ready })
+				} else {
+					release()
+				}
+				b.succeed(op, nil)
+				b.settled()
+			})
+		}
+	}
+}

@@ -38,7 +38,8 @@ func (a *act) flush(ctx context.Context) error {
 	return nil
 }
 
-// discard destroys what secure mode wrote: the overlay, and what the guest printed on its serial line. The next start
+// discard destroys what secure mode wrote: the overlay, and what was printed, by the guest on its serial line and by QEMU of
+// what the guest did. The next start
 // of the machine has another generation id (vmgenid): its history has forked.
 func (a *act) discard(ctx context.Context) error {
 	there, err := a.d.files.CleanPoint(ctx, a.capsule.ID)
@@ -49,7 +50,7 @@ func (a *act) discard(ctx context.Context) error {
 		return errorf(Conflict, "the root disk was written to since the clean point (%s, was %s): stop the capsule, and it starts from its disk",
 			there.Stamp, a.capsule.CleanStamp)
 	}
-	if err := errors.Join(a.d.files.DropOverlay(ctx, a.capsule.ID), a.d.files.DropSerialLog(ctx, a.capsule.ID)); err != nil {
+	if err := errors.Join(a.d.files.DropOverlay(ctx, a.capsule.ID), a.dropLogs(ctx)); err != nil {
 		return err
 	}
 	a.capsule.Generation = uuid.NewString()
@@ -153,7 +154,7 @@ func (a *act) setClock(ctx context.Context) error {
 	return nil
 }
 
-// forget destroys what secure mode left, when nothing runs: the overlay, the RAM of the clean point, the serial log. In a
+// forget destroys what secure mode left, when nothing runs: the overlay, the RAM of the clean point, the logs. In a
 // capsule that was not there it finds nothing.
 func (a *act) forget(ctx context.Context) error {
 	o, err := a.d.domains.ObserveOne(ctx, a.id())
@@ -162,6 +163,9 @@ func (a *act) forget(ctx context.Context) error {
 	}
 	if o.State == domain.Running || o.State == domain.Paused {
 		return nil // a launch that is taken up: it forgot before it started
+	}
+	if err := a.d.ended(ctx, a.capsule.ID); err != nil {
+		return err
 	}
 	there, err := a.d.files.CleanPoint(ctx, a.capsule.ID)
 	if err != nil && !errors.Is(err, imagestore.ErrNotFound) {
@@ -173,10 +177,12 @@ func (a *act) forget(ctx context.Context) error {
 	if errors.Is(quiet, domain.ErrNotFound) {
 		quiet = nil
 	}
-	if err := errors.Join(quiet, a.forgetFiles(ctx)); err != nil || !secure {
-		return err
+	if secure { // before the files, by which a visit is known that no record names
+		if err := a.dropLogs(ctx); err != nil {
+			return err
+		}
 	}
-	if err := a.d.files.DropSerialLog(ctx, a.capsule.ID); err != nil {
+	if err := errors.Join(quiet, a.forgetFiles(ctx)); err != nil || !secure {
 		return err
 	}
 	a.capsule.Generation = uuid.NewString()
@@ -194,4 +200,8 @@ func (a *act) forget(ctx context.Context) error {
 
 func (a *act) forgetFiles(ctx context.Context) error {
 	return errors.Join(a.d.files.DropOverlay(ctx, a.capsule.ID), a.d.files.DropRAM(ctx, a.capsule.ID))
+}
+
+func (a *act) dropLogs(ctx context.Context) error {
+	return errors.Join(a.d.files.DropSerialLog(ctx, a.capsule.ID), a.d.domains.DropLog(ctx, a.capsule.Key))
 }

@@ -10,7 +10,7 @@ import (
 
 // TestFailedLeave: a capsule whose way out fails is closed and does not run, and goes back when it is asked again.
 func TestFailedLeave(t *testing.T) {
-	for _, call := range []string{"Restore", "DropOverlay", "DropSerialLog"} {
+	for _, call := range []string{"Restore", "DropOverlay", "DropSerialLog", "DropLog"} {
 		t.Run(call, func(t *testing.T) {
 			b := newBench(t, nil)
 			id := b.secured()

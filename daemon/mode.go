@@ -44,7 +44,8 @@ func securePolicy(c store.Capsule) string {
 }
 
 // inForce is the policy that a record asks for. While a capsule is on its way from one mode to the other, held, or not
-// known to run, it is closed; a step that opens it earlier says so in Daemon.opened.
+// known to run, it is closed; a step that opens it earlier says so in Daemon.opened. Of one that is being stopped the record
+// does not say whether it was held: it keeps what it has, and nothing opens it by its record alone (refence).
 func inForce(c store.Capsule) string {
 	settled := c.State == Running || c.State == ShutdownPending
 	switch {

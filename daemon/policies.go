@@ -192,7 +192,7 @@ func (d *Daemon) ShowPolicy(ctx context.Context, c Caller, id string) (PolicyVie
 	v.Policy = d.policyOf(capsule)
 	v.Kernel, v.Differences = ev.Kernel, ev.Differences
 	v.Allowed, v.Denied = Traffic(ev.Allowed), Traffic(ev.Denied)
-	if ev.Policy != inForce(capsule) {
+	if closing := capsule.State == ShutdownPending && ev.Policy == firewall.Closed; ev.Policy != inForce(capsule) && !closing {
 		v.Differences = append(v.Differences, fmt.Sprintf("the policy in force is %s, and should be %s", policyWord(ev.Policy), policyWord(inForce(capsule))))
 	}
 	return v, nil

@@ -68,6 +68,11 @@ var moves = map[string]move{
 // pendingIn is the state of a capsule in mode while the operation is under way.
 func (m move) pendingIn(mode Mode) State { return cmp.Or(m.pending, switching[mode]) }
 
+// stopping is the argument of stop.
+type stopping struct {
+	Ran bool // and was not held: it had a policy that it may keep
+}
+
 // reason is the argument of the operations that the reconciler begins: why, for the record.
 type reason struct{ Cause string }
 
@@ -240,7 +245,9 @@ func (a *act) cloneVolumes(ctx context.Context) error {
 	return nil
 }
 
-func (a *act) erase(ctx context.Context) error { return a.d.files.Erase(ctx, a.capsule.ID) }
+func (a *act) erase(ctx context.Context) error {
+	return errors.Join(a.d.files.Erase(ctx, a.capsule.ID), a.d.domains.DropLog(ctx, a.capsule.Key))
+}
 
 func (a *act) lease(ctx context.Context) error {
 	l, err := lease(a.capsule)
@@ -280,7 +287,7 @@ func (a *act) define(ctx context.Context) error {
 
 func (a *act) undefine(ctx context.Context) error {
 	// A domain that runs cannot be undefined; in the undo of a creation and in a deletion it is not to run.
-	if err := a.d.domains.Destroy(ctx, a.id()); err != nil {
+	if err := a.destroy(ctx); err != nil {
 		return err
 	}
 	return a.d.domains.Undefine(ctx, a.id())
@@ -336,6 +343,15 @@ func (a *act) put(ctx context.Context, policy string) error {
 	return a.d.fences.Put(ctx, b)
 }
 
+// keepOpen leaves a capsule the network that it has while its guest powers itself off, also when rules are put back.
+func (a *act) keepOpen() {
+	a.d.fenceMu.Lock()
+	defer a.d.fenceMu.Unlock()
+	if _, known := a.d.opened[a.capsule.ID]; !known { // as closed, because a hold could not be written down
+		a.d.opened[a.capsule.ID] = inForce(a.capsule)
+	}
+}
+
 func (a *act) unfence(ctx context.Context) error {
 	a.d.fenceMu.Lock()
 	defer a.d.fenceMu.Unlock()
@@ -370,6 +386,15 @@ func (a *act) start(ctx context.Context) error { return a.d.domains.Start(ctx, a
 
 // shutdown asks the guest, and is content when it will not: the next step does not ask.
 func (a *act) shutdown(ctx context.Context) error {
+	if a.op.Argument != "" { // an older version left none
+		how, err := argument[stopping](a)
+		if err != nil {
+			return err
+		}
+		if how.Ran {
+			a.keepOpen()
+		}
+	}
 	err := a.d.domains.Shutdown(ctx, a.id(), a.d.opt.StopGrace)
 	if errors.Is(err, domain.ErrStillRunning) || errors.Is(err, domain.ErrNotFound) {
 		return nil
@@ -377,4 +402,11 @@ func (a *act) shutdown(ctx context.Context) error {
 	return err
 }
 
-func (a *act) destroy(ctx context.Context) error { return a.d.domains.Destroy(ctx, a.id()) }
+// destroy ends the process, and has the kernel say that it has ended: nothing of the capsule is given up under one that libvirt
+// does not know of any more.
+func (a *act) destroy(ctx context.Context) error {
+	if err := a.d.domains.Destroy(ctx, a.id()); err != nil {
+		return err
+	}
+	return a.d.ended(ctx, a.capsule.ID)
+}

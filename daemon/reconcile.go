@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -144,7 +145,11 @@ func judge(c store.Capsule, o domain.Observed, present bool) verdict {
 	case domain.ReasonShutdown:
 		return verdict{kind: opPoweroff}
 	case domain.ReasonCrashed, domain.ReasonFailed:
-		return verdict{opCrash, fmt.Sprintf("its QEMU process died (libvirt says %q); libvirt's log of domain %s says more", o.Reason, o.Name)}
+		more := "libvirt's log of domain " + o.Name + " says more"
+		if c.Mode == Secure {
+			more = "what it printed is gone with its visit to secure mode"
+		}
+		return verdict{opCrash, fmt.Sprintf("its QEMU process died (libvirt says %q); %s", o.Reason, more)}
 	case domain.ReasonDestroyed:
 		return verdict{opPoweroff, "its domain was ended through libvirt by someone else"}
 	}
@@ -172,6 +177,15 @@ func (d *Daemon) reconcile(ctx context.Context, id string) error {
 	v := judge(c, o, present)
 	if v.kind == "" || v.kind != opHold && d.tooSoon(c.ID) { // what runs against a hold is not waited for
 		return nil
+	}
+	if v.kind == opPoweroff || v.kind == opCrash {
+		if err := d.ended(ctx, c.ID); err != nil {
+			e := classify(err)
+			if e.Code != Conflict {
+				return err
+			}
+			v = verdict{opHold, cmp.Or(v.cause, "its domain is off") + ": " + e.Message}
+		}
 	}
 	argument := ""
 	if v.cause != "" {
@@ -315,7 +329,11 @@ func (d *Daemon) refence(ctx context.Context) error {
 			continue
 		}
 		policy, opened := d.opened[c.ID]
-		if !opened {
+		switch {
+		case opened:
+		case c.State == ShutdownPending: // it may have been held; the stop of one that was not says so in opened
+			policy = firewall.Closed
+		default:
 			policy = inForce(c)
 		}
 		// The records may be a backup that is older than what runs.

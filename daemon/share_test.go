@@ -68,7 +68,7 @@ func TestUndo(t *testing.T) {
 	calls := slices.Clone(b.machine.calls[first:])
 	b.machine.mu.Unlock()
 	at := slices.Index(calls, "Start")
-	if at < 0 || len(calls) < at+3 || calls[at+1] != "Destroy" || calls[at+2] != "Drop" {
+	if at < 0 || len(calls) < at+4 || calls[at+1] != "Destroy" || calls[at+2] != "OpenBy" || calls[at+3] != "Drop" {
 		t.Errorf("calls: %v", calls)
 	}
 	steps := map[string]string{}

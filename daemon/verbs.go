@@ -68,6 +68,9 @@ func (d *Daemon) begin(ctx context.Context, c Caller, kind, id, argument string,
 		if version != anyVersion && version != capsule.Version {
 			return store.ErrStale
 		}
+		if kind == opStop {
+			argument = encode(stopping{Ran: capsule.State == Running})
+		}
 		if err := tx.MoveCapsule(id, m.from, m.pendingIn(capsule.Mode), capsule.Mode, capsule.Cause); err != nil {
 			return err
 		}

@@ -7,8 +7,8 @@
 //
 // The package knows nothing of what a domain is for: an owner marks its domains with a record id and a hash
 // of the spec in the domain's metadata, and finds them again by it. A domain without that mark is a stranger's:
-// it is neither reported nor touched. The package writes no firewall rule, touches no disk content, and stores
-// nothing: what is wanted lives with the owner, what is lives in libvirt.
+// it is neither reported nor touched. The package writes no firewall rule, touches no disk content but libvirt's log of a domain
+// (log.go), and stores nothing: what is wanted lives with the owner, what is lives in libvirt.
 //
 // A domain can be taken back to a clean point: [Host.Checkpoint] saves its RAM and freezes its first disk at one
 // instant, [Host.Restore] starts it from there, on the devices of its spec and no others. [Host.Inspect] names

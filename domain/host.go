@@ -26,6 +26,7 @@ type Options struct {
 	CallTimeout time.Duration         // bound on one libvirt call whose context has no deadline; 0 is a minute
 	// StatsInterval is how often the statistics behind the metrics are collected; 0 is 15 s.
 	StatsInterval time.Duration
+	LogDir        string // where libvirt logs what its domains print; "" is /var/log/libvirt/qemu
 }
 
 // Host is the connection to one libvirt and everything done through it. Make one with Open.
@@ -62,6 +63,9 @@ func Open(opt Options) (*Host, error) {
 	}
 	if opt.URI == "" {
 		opt.URI = defaultURI
+	}
+	if opt.LogDir == "" {
+		opt.LogDir = defaultLogDir
 	}
 	if opt.CallTimeout == 0 {
 		opt.CallTimeout = defaultCallTimeout

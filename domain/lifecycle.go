@@ -111,7 +111,7 @@ func (h *Host) Destroy(ctx context.Context, id ID) error {
 }
 
 // Undefine removes a stopped domain's definition with everything that libvirt keeps for it (managed save, NVRAM,
-// snapshot and checkpoint metadata); its disks and its log are the owner's. An absent domain is fine.
+// snapshot and checkpoint metadata); its disks are the owner's, and its log (DropLog). An absent domain is fine.
 // ErrConflict: it has a process.
 func (h *Host) Undefine(ctx context.Context, id ID) error {
 	what := "undefine " + string(id)

@@ -155,9 +155,12 @@ func (s *siege) secrets(t *testing.T) {
 	leave(t, domain(s.a), secretWord, "/media/secure_volume/kept", "/media/release_spool/kept")
 	must(guestExec(t, domain(s.a), "", "/bin/busybox", "sync"))(t)
 	must(guestExec(t, domain(s.a), "", "/bin/busybox", "hostname", secretWord))(t)
+	for _, moved := range []string{"", ".0"} { // what QEMU prints of its guest's choice, and what virtlogd has moved aside
+		logLine(t, domainLog(s.a)+moved, secretWord)
+	}
 	found := s.holders(t, secretWord)
-	t.Run("row 22, 23: what is written is on the volumes, the overlay and the console's log", func(t *testing.T) {
-		for _, want := range []string{"overlay.qcow2", "secure_volume", "release_spool", "serial.log"} {
+	t.Run("row 22, 23: what is written is on the volumes, the overlay, the console's log and libvirt's", func(t *testing.T) {
+		for _, want := range []string{"overlay.qcow2", "secure_volume", "release_spool", "serial.log", domainLog(s.a), domainLog(s.a) + ".0"} {
 			if !slices.ContainsFunc(found, func(f string) bool { return strings.Contains(f, want) }) {
 				t.Errorf("the word is not in %s, but in %v: the look for it proves nothing", want, found)
 			}
@@ -202,6 +205,24 @@ func (s *siege) secrets(t *testing.T) {
 			t.Error("the daemon's log holds the name")
 		}
 	})
+}
+
+// domainLog is where libvirt logs what QEMU prints.
+func domainLog(id string) string { return "/var/log/libvirt/qemu/" + domain(id) + ".log" }
+
+// logLine adds a line to a log.
+func logLine(t *testing.T, path, line string) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Fprintln(f, line); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // holders are the files of the host that hold a word, below the directories that capsuled and libvirt write to.
@@ -327,6 +348,9 @@ func (s *siege) forgotten(t *testing.T) {
 		s.ctl("delete", "--yes", "--wait", s.a)
 		if found := s.holders(t, secretWord); len(found) > 0 {
 			t.Errorf("files with a word of the capsule: %v", found)
+		}
+		if left, err := filepath.Glob(domainLog(s.a) + "*"); err != nil || len(left) > 0 {
+			t.Errorf("libvirt's logs of the capsule: %v, %v", left, err)
 		}
 	})
 }
