@@ -282,6 +282,7 @@ func (d *Daemon) converge(ctx context.Context) error {
 	d.complain(ctx, "record of the policies", d.notePoliciesRead(ctx))
 	d.complain(ctx, "leases", d.mendLeases(ctx))
 	d.complain(ctx, "sweep", d.sweep(ctx))
+	d.complain(ctx, "volume templates", d.prepareTemplates(ctx)) // the sweep may have made room for them
 	if counted := d.refusals.over(time.Now()); len(counted) > 0 {
 		d.complain(ctx, "counted refusals", d.store.Update(ctx, func(tx *store.Tx) (err error) {
 			for actor, n := range counted {
@@ -295,6 +296,16 @@ func (d *Daemon) converge(ctx context.Context) error {
 	}))
 	d.metrics.reconciled.SetToCurrentTime()
 	return nil
+}
+
+// prepareTemplates makes those templates of volumes that are missing. A host that cannot have them, as when its disk is
+// full, creates no capsule, and goes on with all that there are.
+func (d *Daemon) prepareTemplates(ctx context.Context) error {
+	err := d.files.Prepare(ctx, d.volumes(d.opt.VolumeGB, d.opt.SpoolGB))
+	d.mu.Lock()
+	d.bare = err
+	d.mu.Unlock()
+	return err
 }
 
 // operationsKept is how long ended operations can be looked up; the audit trail keeps what they did for ever.
