@@ -183,8 +183,13 @@ type Daemon struct {
 	// births is held for reading while something may exist on disk that no record names yet, and for writing by
 	// the sweep: what is being born is not swept.
 	births sync.RWMutex
-	// fenceMu makes "read the records, then apply the bindings" one act beside the changes of single bindings.
-	fenceMu sync.Mutex
+	// fenceMu makes "read the records, then apply the bindings" one act beside the changes of single bindings, each of
+	// which is one act with what it notes in unfenced and opened. It is held while the firewall changes rules: where its
+	// programs hang that takes seconds, for each that waits here. So nobody waits longer than his context lasts, and who
+	// must not wait takes the link down before (Shut), which needs no lock. Reading rules needs none either.
+	//
+	// The order is reloading, mending, fenceMu, mu; none of them is taken within a transaction of the records.
+	fenceMu lock
 	// unfenced, guarded by fenceMu, are capsules that lost their binding in an operation whose outcome is not
 	// recorded yet: their record still says that they have one.
 	unfenced map[string]bool
@@ -192,7 +197,7 @@ type Daemon struct {
 	// yet. A restart forgets them: then the record is right, which says that the capsule is closed.
 	opened map[string]string
 	// mending makes "see what differs, then restore it" one act, so that nobody counts what another mends.
-	mending sync.Mutex
+	mending lock
 	drift   string // guarded by mending: what could not be restored the last time; "" when nothing
 	// reloading makes "read the files, then put them in force" one act.
 	reloading sync.Mutex
@@ -249,6 +254,8 @@ func New(opt Options) (*Daemon, error) {
 		addresses: pool,
 		dirty:     make(chan string, 1024),
 		live:      map[string]*act{},
+		fenceMu:   make(lock, 1),
+		mending:   make(lock, 1),
 		unfenced:  map[string]bool{},
 		opened:    map[string]string{},
 		proofs:    make(chan struct{}, 2),

@@ -314,8 +314,10 @@ const operationsKept = 30 * 24 * time.Hour
 // refence applies the bindings of every capsule that has one. What the records do not name is closed, and so is who has
 // data attached against its record. When the records cannot be read, the kernel gets what it had: no rules would be worse.
 func (d *Daemon) refence(ctx context.Context) error {
-	d.fenceMu.Lock()
-	defer d.fenceMu.Unlock()
+	if err := d.fenceMu.take(ctx); err != nil {
+		return err
+	}
+	defer d.fenceMu.release()
 	var capsules []store.Capsule
 	if err := d.store.View(ctx, func(tx *store.Tx) (err error) { capsules, err = tx.Capsules(); return err }); err != nil {
 		return errors.Join(err, d.fences.Reapply(ctx))

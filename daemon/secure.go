@@ -177,9 +177,11 @@ func (d *Daemon) SetCapsuleType(ctx context.Context, c Caller, id string, t Type
 	}
 	// Under the lock of the bindings, so that nobody puts the old policy back between record and rules; and whoever gives up
 	// meanwhile, the rules follow the record.
+	if err := d.fenceMu.take(ctx); err != nil {
+		return err
+	}
+	defer d.fenceMu.release()
 	ctx = context.WithoutCancel(ctx)
-	d.fenceMu.Lock()
-	defer d.fenceMu.Unlock()
 	var capsule store.Capsule
 	err = d.store.Update(ctx, func(tx *store.Tx) error {
 		if capsule, err = tx.Capsule(id); err != nil {

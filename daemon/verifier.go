@@ -33,8 +33,10 @@ func (d *Daemon) watchFence(ctx context.Context) {
 			}
 		case <-tick.C:
 		}
-		began := time.Now()
-		err := within(ctx, mendLimit, d.mendFence)
+		if since.IsZero() {
+			since = time.Now()
+		}
+		err := d.mendInTime(ctx, since.Add(mendLimit))
 		if err == nil {
 			said, since = "", time.Time{}
 			continue
@@ -46,11 +48,28 @@ func (d *Daemon) watchFence(ctx context.Context) {
 			said = err.Error()
 			d.complain(ctx, "firewall", err)
 		}
-		if since.IsZero() {
-			since = began
-		}
 		if time.Since(since) >= mendLimit {
 			d.holdSecure(ctx, "the firewall cannot be restored: "+classify(err).Message)
+		}
+	}
+}
+
+// mendInTime mends the firewall. Once late has passed it holds who depends on it, whatever the mending waits for then:
+// it may be one of many, and what it calls need not look at its context.
+func (d *Daemon) mendInTime(ctx context.Context, late time.Time) error {
+	mended := make(chan error, 1)
+	d.acts.Go(func() { mended <- within(ctx, mendLimit, d.mendFence) })
+	alarm := time.NewTimer(max(time.Until(late), time.Second)) // a second, where they are held: it may succeed this time
+	defer alarm.Stop()
+	for {
+		select {
+		case err := <-mended:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-alarm.C:
+			d.holdSecure(ctx, "the firewall cannot be restored: it does not answer")
+			alarm.Reset(mendLimit)
 		}
 	}
 }
@@ -65,11 +84,11 @@ const (
 // mendFence restores what others changed, and leaves an audit row of it. What it could not restore is counted, logged and
 // audited once, and again when it has changed.
 func (d *Daemon) mendFence(ctx context.Context) error {
-	d.mending.Lock()
-	defer d.mending.Unlock()
-	d.fenceMu.Lock()
+	if err := d.mending.take(ctx); err != nil {
+		return err
+	}
+	defer d.mending.release()
 	drift, err := d.fences.Verify(ctx)
-	d.fenceMu.Unlock()
 	if err != nil {
 		return err
 	}
@@ -147,19 +166,27 @@ func (d *Daemon) closeNow(ctx context.Context, c store.Capsule) error {
 	if err != nil {
 		return err
 	}
-	d.complain(ctx, "link of capsule "+c.ID, d.fences.Shut(b.Tap)) // at once, whoever changes rules meanwhile
-	d.fenceMu.Lock()
-	d.opened[c.ID] = firewall.Closed
-	err = d.fences.Put(ctx, b)
-	d.fenceMu.Unlock()
+	d.complain(ctx, "link of capsule "+c.ID, d.fences.Shut(b.Tap))  // at once, whoever changes rules meanwhile
+	err = within(ctx, closeLimit, func(ctx context.Context) error { // a firewall that hangs does not keep it running
+		if err := d.fenceMu.take(ctx); err != nil {
+			return err
+		}
+		defer d.fenceMu.release()
+		d.opened[c.ID] = firewall.Closed
+		return d.fences.Put(ctx, b)
+	})
 	return errors.Join(err, d.domains.Pause(ctx, domain.ID(c.ID)))
 }
 
-// holdSecure holds every capsule that is in secure mode. One that is on its way there or back has an operation that
-// decides what becomes of it; until then it does not run on with data near.
+// holdSecure takes the links of all capsules down that are in secure mode, or on their way there or back, which waits for
+// nobody, and then holds those that are in it. One that is on its way has an operation that decides what becomes of it;
+// until then it does not run on with data near. Links that should be up again come up with the rules.
 func (d *Daemon) holdSecure(ctx context.Context, cause string) {
 	settled, others, err := d.secured(ctx)
 	d.complain(ctx, "capsules in secure mode", err)
+	for _, c := range slices.Concat(settled, others) {
+		d.complain(ctx, "link of capsule "+c.ID, d.fences.Shut(c.Key))
+	}
 	for _, c := range settled {
 		d.hold(ctx, c, cause)
 	}
@@ -206,9 +233,7 @@ func (d *Daemon) verifyAll(ctx context.Context) error {
 	d.verdicts.known, d.verdicts.unread = list, 0
 	d.verdicts.mu.Unlock()
 	if len(list) > 0 { // what can be mended is no reason to stop a researcher
-		if err := d.mendFence(ctx); err != nil {
-			d.complain(ctx, "firewall", err)
-		}
+		d.complain(ctx, "firewall", within(ctx, mendLimit, d.mendFence))
 	}
 	// One reading of all rules costs hardly more than that of one capsule's.
 	all, unread := map[string]firewall.Evidence(nil), error(nil)
