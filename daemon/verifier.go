@@ -295,12 +295,12 @@ func (d *Daemon) verifyOne(ctx context.Context, c store.Capsule, rules func(cont
 	d.verdicts.mu.Lock()
 	was := d.verdicts.of[c.Key]
 	d.verdicts.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, lookLimit) // one that hangs must not keep the others from being looked at
+	looking, cancel := context.WithTimeout(ctx, lookLimit) // one that hangs must not keep the others from being looked at
 	defer cancel()
-	p := d.examineWith(ctx, c, inForce(c), rules)
+	p := d.examineWith(looking, c, inForce(c), rules)
 	if p.rulesAlone { // changed since they were mended: that is no reason to stop anybody unless it cannot be mended again
-		d.complain(ctx, "firewall", d.mendFence(ctx))
-		p = d.examine(ctx, c, inForce(c))
+		d.complain(looking, "firewall", d.mendFence(looking))
+		p = d.examine(looking, c, inForce(c))
 	}
 	blind := 0
 	switch {

@@ -87,3 +87,29 @@ func TestFlushBeforeTheLook(t *testing.T) {
 	}
 	b.settled()
 }
+
+// TestHangingLook: a look at which libvirt hangs uses up its time, and then there is still time for the hold.
+func TestHangingLook(t *testing.T) {
+	b := newBench(t, nil)
+	id := b.secured()
+	rounds := 0
+	b.machine.mu.Lock()
+	b.machine.fault = func(_ int, call string) fault {
+		if call != "Inspect" {
+			return none
+		}
+		if rounds++; rounds == 3 {
+			return dieBefore // until its context ends
+		}
+		return errBefore
+	}
+	b.machine.mu.Unlock()
+	for range 3 {
+		if err := b.VerifyAll(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.machine.well()
+	b.idle()
+	b.resumed(id)
+}
