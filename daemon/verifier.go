@@ -147,16 +147,19 @@ func (d *Daemon) secured(ctx context.Context) (settled, others []store.Capsule, 
 	return settled, others, err
 }
 
-// hold begins to close and pause a capsule. It must still be as it was when it was looked at.
-func (d *Daemon) hold(ctx context.Context, c store.Capsule, cause string) {
+// hold begins to close and pause a capsule. It must still be as it was when it was looked at: else it has moved, and nothing
+// is done.
+func (d *Daemon) hold(ctx context.Context, c store.Capsule, cause string) (moved bool) {
 	_, err := d.begin(ctx, itself, opHold, c.ID, encode(reason{cause}), c.Version)
 	if e := classify(err); e != nil {
-		if e.Code != Busy && e.Code != Conflict {
-			d.complain(ctx, "hold of capsule "+c.ID, errors.Join(err, d.closeNow(ctx, c)))
+		if e.Code == Busy || e.Code == Conflict {
+			return true
 		}
-		return
+		d.complain(ctx, "hold of capsule "+c.ID, errors.Join(err, d.closeNow(ctx, c)))
+		return false
 	}
 	d.log.LogAttrs(ctx, slog.LevelError, "capsule is closed and paused: it cannot be proved safe", slog.String("capsule", c.ID), slog.String("cause", cause))
+	return false
 }
 
 // closeNow closes and pauses a capsule whose hold cannot be written down, as on a disk that is full: a guest can fill it,
@@ -248,7 +251,9 @@ func (d *Daemon) verifyAll(ctx context.Context) error {
 	}
 	found := map[string]checked{}
 	for _, c := range list {
-		found[c.Key] = d.verifyOne(ctx, c, rules)
+		if v, known := d.verifyOne(ctx, c, rules); known {
+			found[c.Key] = v
+		}
 	}
 	d.verdicts.mu.Lock()
 	for _, c := range others { // what failed is to be seen by whoever asks later, too
@@ -291,9 +296,11 @@ func (d *Daemon) unread(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-func (d *Daemon) verifyOne(ctx context.Context, c store.Capsule, rules func(context.Context, string) (firewall.Evidence, error)) checked {
+// verifyOne looks at one capsule and holds it if it fails. A look under which the record moved says nothing: then the verdict
+// is the one before, if there is any.
+func (d *Daemon) verifyOne(ctx context.Context, c store.Capsule, rules func(context.Context, string) (firewall.Evidence, error)) (verdict checked, known bool) {
 	d.verdicts.mu.Lock()
-	was := d.verdicts.of[c.Key]
+	was, had := d.verdicts.of[c.Key]
 	d.verdicts.mu.Unlock()
 	looking, cancel := context.WithTimeout(ctx, lookLimit) // one that hangs must not keep the others from being looked at
 	defer cancel()
@@ -302,8 +309,9 @@ func (d *Daemon) verifyOne(ctx context.Context, c store.Capsule, rules func(cont
 		d.complain(looking, "firewall", d.mendFence(looking))
 		p = d.examine(looking, c, inForce(c))
 	}
-	blind := 0
+	blind, moved := 0, !p.Proved && d.moved(ctx, c)
 	switch {
+	case moved:
 	case p.Proved:
 		was.at = p.At
 	case p.Unknown:
@@ -311,12 +319,12 @@ func (d *Daemon) verifyOne(ctx context.Context, c store.Capsule, rules func(cont
 		blind = d.verdicts.blind[c.ID] + 1
 		d.verdicts.mu.Unlock()
 		if blind >= unmendable {
-			d.hold(ctx, c, p.err("it cannot be looked at").Error())
+			moved = d.hold(ctx, c, p.err("it cannot be looked at").Error())
 		}
 	case !p.running && !p.hasUnknown():
 		d.look(c.ID) // it ended: that is not for the verifier to say
 	default:
-		d.hold(ctx, c, p.err("it is not safe").Error())
+		moved = d.hold(ctx, c, p.err("it is not safe").Error())
 	}
 	d.verdicts.mu.Lock()
 	d.verdicts.blind[c.ID] = blind
@@ -324,8 +332,11 @@ func (d *Daemon) verifyOne(ctx context.Context, c store.Capsule, rules func(cont
 		delete(d.verdicts.blind, c.ID)
 	}
 	d.verdicts.mu.Unlock()
+	if moved {
+		return was, had
+	}
 	was.proved, was.denied = p.Proved, p.denied
-	return was
+	return was, true
 }
 
 func (p Proof) hasUnknown() bool {
