@@ -69,6 +69,12 @@ func (d *Daemon) roomFor(n NewCapsule) error {
 	if free < d.opt.ReserveBytes {
 		return errorf(Exhausted, "the host has %d MB of disk left, less than the %d MB that it keeps in reserve", free>>20, d.opt.ReserveBytes>>20)
 	}
+	d.mu.Lock()
+	bare := d.bare
+	d.mu.Unlock()
+	if bare != nil {
+		return &Error{Code: Unavailable, Message: "the host has no templates of volumes yet, and can create no capsule; try again", Err: bare}
+	}
 	return nil
 }
 

@@ -185,8 +185,13 @@ type Daemon struct {
 	// births is held for reading while something may exist on disk that no record names yet, and for writing by
 	// the sweep: what is being born is not swept.
 	births sync.RWMutex
-	// fenceMu makes "read the records, then apply the bindings" one act beside the changes of single bindings.
-	fenceMu sync.Mutex
+	// fenceMu makes "read the records, then apply the bindings" one act beside the changes of single bindings, each of
+	// which is one act with what it notes in unfenced and opened. It is held while the firewall changes rules: where its
+	// programs hang that takes seconds, for each that waits here. So nobody waits longer than his context lasts, and who
+	// must not wait takes the link down before (Shut), which needs no lock. Reading rules needs none either.
+	//
+	// The order is reloading, mending, fenceMu, mu; none of them is taken within a transaction of the records.
+	fenceMu lock
 	// unfenced, guarded by fenceMu, are capsules that lost their binding in an operation whose outcome is not
 	// recorded yet: their record still says that they have one.
 	unfenced map[string]bool
@@ -194,7 +199,7 @@ type Daemon struct {
 	// yet. A restart forgets them: then the record is right, which says that the capsule is closed.
 	opened map[string]string
 	// mending makes "see what differs, then restore it" one act, so that nobody counts what another mends.
-	mending sync.Mutex
+	mending lock
 	drift   string // guarded by mending: what could not be restored the last time; "" when nothing
 	// reloading makes "read the files, then put them in force" one act.
 	reloading sync.Mutex
@@ -215,6 +220,7 @@ type Daemon struct {
 	base     context.Context // operations run on it; nil before Run
 	starting string          // what the start waits for; "" when it is over
 	amiss    string          // what the last full pass could not mend; "" when nothing
+	bare     error           // why the templates of volumes could not be made, without which no capsule is; nil when they are there
 	failures map[string]failure
 	policies map[string]policy.Policy
 	acts     sync.WaitGroup
@@ -250,6 +256,8 @@ func New(opt Options) (*Daemon, error) {
 		addresses: pool,
 		dirty:     make(chan string, 1024),
 		live:      map[string]*act{},
+		fenceMu:   make(lock, 1),
+		mending:   make(lock, 1),
 		unfenced:  map[string]bool{},
 		opened:    map[string]string{},
 		proofs:    make(chan struct{}, 2),
@@ -271,7 +279,8 @@ func New(opt Options) (*Daemon, error) {
 
 // Run closes the firewall around what the records name, waits for libvirt, converges, takes up the operations that
 // were open, and then serves events and timers until ctx ends. It calls say whenever what it waits for at the start
-// changes, and once when it is ready. It returns when every operation has stopped; what was not finished is taken up
+// changes, and once when it is ready: when the start is over, and operations are taken. What the host lacks
+// then is for Ready to say. It returns when every operation has stopped; what was not finished is taken up
 // by the next Run.
 func (d *Daemon) Run(ctx context.Context, say func(Readiness)) error {
 	d.mu.Lock()
@@ -303,23 +312,21 @@ func (d *Daemon) Run(ctx context.Context, say func(Readiness)) error {
 // settle brings the host to what the records say, however often that has to be tried; false when ctx ended first.
 func (d *Daemon) settle(ctx context.Context, say func(Readiness)) bool {
 	const pause = 250 * time.Millisecond
+	// What is closed stays so, and what cannot be proved safe is held, however long the rest takes, and also while rules
+	// cannot be written, libvirt is away or a full pass fails: each of these is trouble in which somebody must look.
+	look := sync.OnceFunc(func() {
+		d.acts.Go(func() { d.watchFence(ctx) })
+		d.acts.Go(func() { d.every(ctx, d.opt.VerifyEvery, "capsules in secure mode", d.verifyAll) })
+	})
 	stages := []struct {
 		name string
 		do   func(context.Context) error
 	}{
-		{"the firewall", d.refence}, // closes whoever is between two modes
-		{"the watcher", func(context.Context) error { // what is closed stays so however long the rest takes
-			d.acts.Go(func() { d.watchFence(ctx) })
-			return nil
-		}},
-		{"the volume templates", func(ctx context.Context) error {
-			return d.files.Prepare(ctx, d.volumes(d.opt.VolumeGB, d.opt.SpoolGB))
+		{"the firewall", func(ctx context.Context) error {
+			defer look()          // not before the first attempt, which says what should be
+			return d.refence(ctx) // closes whoever is between two modes
 		}},
 		{"libvirt", func(context.Context) error { return d.hyper.Connected() }},
-		{"the verifier", func(context.Context) error { // what a full pass cannot mend is no reason not to look
-			d.acts.Go(func() { d.every(ctx, d.opt.VerifyEvery, "capsules in secure mode", d.verifyAll) })
-			return nil
-		}},
 		{"converging", d.converge},
 		{"open operations", d.resume},
 	}
@@ -354,12 +361,12 @@ func (d *Daemon) await(reason string) {
 	d.mu.Unlock()
 }
 
-// Ready says whether the daemon has converged, libvirt answers and the last full pass found nothing amiss, and if
-// not, what the matter is.
+// Ready says whether the daemon has converged, libvirt answers, and the last full pass found nothing amiss and has the
+// templates of volumes; and if not, what the matter is.
 func (d *Daemon) Ready() Readiness {
 	var r Readiness
 	d.mu.Lock()
-	amiss := d.amiss
+	amiss, bare := d.amiss, d.bare
 	if d.starting != "" {
 		r.Reasons = append(r.Reasons, d.starting)
 	}
@@ -369,6 +376,9 @@ func (d *Daemon) Ready() Readiness {
 	}
 	if amiss != "" && len(r.Reasons) == 0 {
 		r.Reasons = append(r.Reasons, amiss)
+	}
+	if bare != nil && len(r.Reasons) == 0 {
+		r.Reasons = append(r.Reasons, fmt.Sprintf("no capsule can be created: volume templates: %v", bare))
 	}
 	r.Ready = len(r.Reasons) == 0
 	return r

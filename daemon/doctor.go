@@ -41,9 +41,7 @@ func (d *Daemon) checkLibvirt() Finding {
 }
 
 func (d *Daemon) checkRules(ctx context.Context) Finding {
-	d.fenceMu.Lock()
 	drift, err := d.fences.Verify(ctx)
-	d.fenceMu.Unlock()
 	switch {
 	case err != nil:
 		return Finding{Name: "firewall", Detail: "not known: " + err.Error(), Advice: "see the daemon's log"}

@@ -2,6 +2,7 @@ package daemon_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -59,4 +60,82 @@ func TestProvedWhileStarting(t *testing.T) {
 	b.machine.well()
 	<-ready
 	b.resumed(id)
+}
+
+// TestProvedWithoutLibvirt: a daemon that is started anew while libvirt is away, or while rules cannot be written, cannot
+// look at a capsule in secure mode, and closes it after three rounds as one does that has run for long. The rules from
+// before it are no excuse: nobody knows what is behind them.
+func TestProvedWithoutLibvirt(t *testing.T) {
+	for _, trouble := range []string{"libvirt away", "rules not written"} {
+		t.Run(trouble, func(t *testing.T) {
+			b := newBench(t, func(o *daemon.Options) { o.VerifyEvery = 10 * time.Millisecond })
+			id := b.secured()
+			b.kill()
+			b.machine.mu.Lock()
+			b.machine.down = errors.New("libvirtd is gone")
+			if trouble == "rules not written" {
+				b.machine.down = nil
+				b.machine.alien[domain.ID(id)] = "a host device"
+				b.machine.fault = func(_ int, call string) fault {
+					if call == "Apply" {
+						return errBefore
+					}
+					return none
+				}
+			}
+			b.machine.mu.Unlock()
+			ready := b.launch()
+			b.until(func() bool {
+				b.machine.mu.Lock()
+				defer b.machine.mu.Unlock()
+				return b.machine.bindings["cap-"+id[:8]].Policy == ""
+			})
+			if b.Ready().Ready {
+				t.Error("it is ready in the midst of trouble")
+			}
+			b.machine.mu.Lock()
+			b.machine.down, b.machine.fault = nil, nil
+			delete(b.machine.alien, domain.ID(id))
+			b.machine.mu.Unlock()
+			<-ready
+			b.idle()
+			if c := b.show(id); c.State != daemon.Failed || c.Mode != daemon.Secure {
+				t.Errorf("%s in %s", c.State, c.Mode)
+			}
+		})
+	}
+}
+
+// TestNoTemplates: a host that cannot have the templates of volumes, as when its disk is full or volume_gb was changed,
+// proves its capsules and serves them; it creates none, and says so. Once it can it does.
+func TestNoTemplates(t *testing.T) {
+	b := newBench(t, func(o *daemon.Options) { o.VerifyEvery = 10 * time.Millisecond })
+	image := b.image()
+	id, other := b.create(alice, image), b.create(alice, image)
+	b.succeed(b.LaunchCapsule(t.Context(), alice, id))
+	b.succeed(b.SwitchCapsule(t.Context(), alice, id, daemon.Secure, false))
+	b.kill()
+	b.machine.always("Prepare")
+	b.start()
+	if r := b.Ready(); r.Ready || !strings.Contains(r.Reasons[0], "volume templates") {
+		t.Errorf("without templates it says %+v", r)
+	}
+	if _, _, err := b.CreateCapsule(t.Context(), alice, order(image)); code(err) != daemon.Unavailable {
+		t.Errorf("created without templates: %v", err)
+	}
+	b.succeed(b.LaunchCapsule(t.Context(), alice, other))
+	b.machine.mu.Lock()
+	b.machine.alien[domain.ID(id)] = "a host device"
+	b.machine.mu.Unlock()
+	b.until(func() bool { c := b.show(id); return c.State == daemon.Failed && c.Observed == "paused" })
+	b.machine.mu.Lock()
+	delete(b.machine.alien, domain.ID(id))
+	b.machine.mu.Unlock()
+	b.machine.well()
+	b.pass()
+	if r := b.Ready(); !r.Ready {
+		t.Errorf("with templates it says %+v", r)
+	}
+	b.resumed(id)
+	b.create(alice, image)
 }

@@ -82,7 +82,7 @@ func (d *Daemon) start(op store.Operation) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	ctx := d.base
-	if ctx == nil || ctx.Err() != nil {
+	if ctx == nil || ctx.Err() != nil || d.live[op.ID] != nil { // resume found a hold that was written down just now
 		return
 	}
 	d.live[op.ID] = a

@@ -33,6 +33,46 @@ func (p Proof) err(what string) error {
 	return errorf(Conflict, "%s: %s", what, strings.Join(failed, "; "))
 }
 
+// whereabouts is where a capsule stands by the records. What is looked at between two that are equal is looked at under one
+// record, and within one step of what is under way.
+type whereabouts struct {
+	version         int64
+	operation, step string // under way; "" when nothing is
+}
+
+func whereaboutsOf(tx *store.Tx, c store.Capsule) (whereabouts, error) {
+	open, err := tx.OpenOperation(c.ID)
+	if errors.Is(err, store.ErrNotFound) {
+		return whereabouts{version: c.Version}, nil
+	}
+	return whereabouts{c.Version, open.ID, open.Step}, err
+}
+
+// moved says whether a capsule that had nothing under way when its record was read has left that record since.
+func (d *Daemon) moved(ctx context.Context, c store.Capsule) bool {
+	var now whereabouts
+	err := d.store.View(ctx, func(tx *store.Tx) error {
+		found, err := tx.Capsule(c.ID)
+		if err == nil {
+			now, err = whereaboutsOf(tx, found)
+		}
+		return err
+	})
+	return errors.Is(err, store.ErrNotFound) || err == nil && now != whereabouts{version: c.Version}
+}
+
+// outdate makes a proof unknown whose record moved while it was made: what was seen is of one moment, and what should be
+// there of another.
+func (p *Proof) outdate() {
+	for i := range p.Checks {
+		if k := &p.Checks[i]; !k.OK && !k.Unknown {
+			k.Unknown, k.Found = true, k.Found+", and the record moved meanwhile"
+		}
+	}
+	p.Checks = append(p.Checks, Check{Promise: "P1", What: "record of the capsule", Unknown: true, Found: "not known: it moved whenever it was looked at; ask again"})
+	p.Proved, p.Unknown = false, true
+}
+
 // examination gathers what is looked at.
 type examination struct {
 	Proof

@@ -60,15 +60,17 @@ func (d *Daemon) ReloadPolicies(ctx context.Context, c Caller) (list []PolicyInf
 	if err != nil {
 		return nil, err
 	}
+	if err := d.fenceMu.take(ctx); err != nil {
+		return nil, err
+	}
 	ctx = context.WithoutCancel(ctx) // who gives up now would stop in the middle, with capsules closed
-	d.fenceMu.Lock()
 	err = d.fences.SetPolicies(ctx, slices.Collect(maps.Values(set)))
 	if err == nil {
 		d.mu.Lock()
 		d.policies = set
 		d.mu.Unlock()
 	}
-	d.fenceMu.Unlock()
+	d.fenceMu.release()
 	if err != nil {
 		return nil, err
 	}

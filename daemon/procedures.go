@@ -333,8 +333,10 @@ func (a *act) put(ctx context.Context, policy string) error {
 	if policy == firewall.Closed { // at once, whoever changes rules meanwhile
 		a.d.complain(ctx, "link of capsule "+a.capsule.ID, a.d.fences.Shut(b.Tap))
 	}
-	a.d.fenceMu.Lock()
-	defer a.d.fenceMu.Unlock()
+	if err := a.d.fenceMu.take(ctx); err != nil {
+		return err
+	}
+	defer a.d.fenceMu.release()
 	if !a.d.fit(policy) && a.d.dataNear(ctx, a.capsule) {
 		return errorf(Conflict, "a process has the capsule's volumes or overlay open, so it is not put under policy %s: stop it, and it starts from its disk", policy)
 	}
@@ -344,17 +346,22 @@ func (a *act) put(ctx context.Context, policy string) error {
 }
 
 // keepOpen leaves a capsule the network that it has while its guest powers itself off, also when rules are put back.
-func (a *act) keepOpen() {
-	a.d.fenceMu.Lock()
-	defer a.d.fenceMu.Unlock()
+func (a *act) keepOpen(ctx context.Context) error {
+	if err := a.d.fenceMu.take(ctx); err != nil {
+		return err
+	}
+	defer a.d.fenceMu.release()
 	if _, known := a.d.opened[a.capsule.ID]; !known { // as closed, because a hold could not be written down
 		a.d.opened[a.capsule.ID] = inForce(a.capsule)
 	}
+	return nil
 }
 
 func (a *act) unfence(ctx context.Context) error {
-	a.d.fenceMu.Lock()
-	defer a.d.fenceMu.Unlock()
+	if err := a.d.fenceMu.take(ctx); err != nil {
+		return err
+	}
+	defer a.d.fenceMu.release()
 	delete(a.d.opened, a.capsule.ID)
 	a.d.unfenced[a.capsule.ID] = true
 	return a.d.fences.Drop(ctx, a.capsule.Key)
@@ -362,15 +369,16 @@ func (a *act) unfence(ctx context.Context) error {
 
 // lookAgain has the reconciler look at what came of an operation: libvirt may have said something meanwhile.
 func (a *act) lookAgain() {
-	a.d.fenceMu.Lock()
-	delete(a.d.unfenced, a.op.Target)
-	delete(a.d.opened, a.op.Target)
-	a.d.fenceMu.Unlock()
+	a.d.mu.Lock()
+	base := a.d.base
+	a.d.mu.Unlock()
+	if a.d.fenceMu.take(base) == nil { // else the daemon is stopping, and forgets them all
+		delete(a.d.unfenced, a.op.Target)
+		delete(a.d.opened, a.op.Target)
+		a.d.fenceMu.release()
+	}
 	failed := a.op.State == string(OperationFailed)
 	if failed { // what its steps opened is no longer asked for
-		a.d.mu.Lock()
-		base := a.d.base
-		a.d.mu.Unlock()
 		a.d.complain(base, "firewall", within(base, stepLimit, a.d.refence))
 	}
 	a.d.remember(a.op.Target, failed)
@@ -392,7 +400,9 @@ func (a *act) shutdown(ctx context.Context) error {
 			return err
 		}
 		if how.Ran {
-			a.keepOpen()
+			if err := a.keepOpen(ctx); err != nil {
+				return err
+			}
 		}
 	}
 	err := a.d.domains.Shutdown(ctx, a.id(), a.d.opt.StopGrace)

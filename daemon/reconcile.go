@@ -296,6 +296,7 @@ func (d *Daemon) converge(ctx context.Context) error {
 	d.complain(ctx, "record of the policies", d.notePoliciesRead(ctx))
 	d.complain(ctx, "leases", d.mendLeases(ctx))
 	d.complain(ctx, "sweep", d.sweep(ctx))
+	d.complain(ctx, "volume templates", d.prepareTemplates(ctx)) // the sweep may have made room for them
 	if counted := d.refusals.over(time.Now()); len(counted) > 0 {
 		d.complain(ctx, "counted refusals", d.store.Update(ctx, func(tx *store.Tx) (err error) {
 			for actor, n := range counted {
@@ -311,14 +312,26 @@ func (d *Daemon) converge(ctx context.Context) error {
 	return nil
 }
 
+// prepareTemplates makes those templates of volumes that are missing. A host that cannot have them, as when its disk is
+// full, creates no capsule, and goes on with all that there are.
+func (d *Daemon) prepareTemplates(ctx context.Context) error {
+	err := d.files.Prepare(ctx, d.volumes(d.opt.VolumeGB, d.opt.SpoolGB))
+	d.mu.Lock()
+	d.bare = err
+	d.mu.Unlock()
+	return err
+}
+
 // operationsKept is how long ended operations can be looked up; the audit trail keeps what they did for ever.
 const operationsKept = 30 * 24 * time.Hour
 
 // refence applies the bindings of every capsule that has one. What the records do not name is closed, and so is who has
 // data attached against its record. When the records cannot be read, the kernel gets what it had: no rules would be worse.
 func (d *Daemon) refence(ctx context.Context) error {
-	d.fenceMu.Lock()
-	defer d.fenceMu.Unlock()
+	if err := d.fenceMu.take(ctx); err != nil {
+		return err
+	}
+	defer d.fenceMu.release()
 	var capsules []store.Capsule
 	if err := d.store.View(ctx, func(tx *store.Tx) (err error) { capsules, err = tx.Capsules(); return err }); err != nil {
 		return errors.Join(err, d.fences.Reapply(ctx))

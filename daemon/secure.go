@@ -177,9 +177,11 @@ func (d *Daemon) SetCapsuleType(ctx context.Context, c Caller, id string, t Type
 	}
 	// Under the lock of the bindings, so that nobody puts the old policy back between record and rules; and whoever gives up
 	// meanwhile, the rules follow the record.
+	if err := d.fenceMu.take(ctx); err != nil {
+		return err
+	}
+	defer d.fenceMu.release()
 	ctx = context.WithoutCancel(ctx)
-	d.fenceMu.Lock()
-	defer d.fenceMu.Unlock()
 	var capsule store.Capsule
 	err = d.store.Update(ctx, func(tx *store.Tx) error {
 		if capsule, err = tx.Capsule(id); err != nil {
@@ -239,10 +241,19 @@ func (d *Daemon) inspecting(ctx context.Context, c Caller, id string, look func(
 	})
 }
 
-// Prove looks at kernel and libvirt now, and at the chain of the records. It changes nothing.
+// Prove looks at kernel and libvirt now, and at the chain of the records. It changes nothing. Where the record moves while it
+// looks it looks once more, and answers unknown if that was so again.
 func (d *Daemon) Prove(ctx context.Context, c Caller, id string) (Proof, error) {
 	var capsule store.Capsule
-	if err := d.inspecting(ctx, c, id, func(_ *store.Tx, found store.Capsule) error { capsule = found; return nil }); err != nil {
+	read := func(s *whereabouts) error {
+		return d.inspecting(ctx, c, id, func(tx *store.Tx, found store.Capsule) (err error) {
+			capsule = found
+			*s, err = whereaboutsOf(tx, found)
+			return err
+		})
+	}
+	var before, after whereabouts
+	if err := read(&before); err != nil { // who may not know waits for nothing
 		return Proof{}, err
 	}
 	// Each reads all rules under the lock that the watcher needs to put them back: callers wait for one another.
@@ -252,7 +263,22 @@ func (d *Daemon) Prove(ctx context.Context, c Caller, id string) (Proof, error) 
 	case <-ctx.Done():
 		return Proof{}, errorf(Unavailable, "too many proofs are asked for at once, try again")
 	}
-	p := d.examine(ctx, capsule, inForce(capsule))
+	var p Proof
+	for range 2 {
+		if err := read(&before); err != nil { // now: the turn may have come late
+			return Proof{}, err
+		}
+		p = d.examine(ctx, capsule, inForce(capsule))
+		if err := read(&after); err != nil {
+			return Proof{}, err
+		}
+		if before == after {
+			break
+		}
+	}
+	if before != after {
+		p.outdate()
+	}
 	err := d.view(ctx, func(tx *store.Tx) (err error) {
 		p.Records.Length, p.Records.Head, p.Records.Fault, err = tx.CheckSwitches()
 		return err

@@ -33,8 +33,10 @@ func (d *Daemon) watchFence(ctx context.Context) {
 			}
 		case <-tick.C:
 		}
-		began := time.Now()
-		err := within(ctx, mendLimit, d.mendFence)
+		if since.IsZero() {
+			since = time.Now()
+		}
+		err := d.mendInTime(ctx, since.Add(mendLimit))
 		if err == nil {
 			said, since = "", time.Time{}
 			continue
@@ -46,11 +48,28 @@ func (d *Daemon) watchFence(ctx context.Context) {
 			said = err.Error()
 			d.complain(ctx, "firewall", err)
 		}
-		if since.IsZero() {
-			since = began
-		}
 		if time.Since(since) >= mendLimit {
 			d.holdSecure(ctx, "the firewall cannot be restored: "+classify(err).Message)
+		}
+	}
+}
+
+// mendInTime mends the firewall. Once late has passed it holds who depends on it, whatever the mending waits for then:
+// it may be one of many, and what it calls need not look at its context.
+func (d *Daemon) mendInTime(ctx context.Context, late time.Time) error {
+	mended := make(chan error, 1)
+	d.acts.Go(func() { mended <- within(ctx, mendLimit, d.mendFence) })
+	alarm := time.NewTimer(max(time.Until(late), time.Second)) // a second, where they are held: it may succeed this time
+	defer alarm.Stop()
+	for {
+		select {
+		case err := <-mended:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-alarm.C:
+			d.holdSecure(ctx, "the firewall cannot be restored: it does not answer")
+			alarm.Reset(mendLimit)
 		}
 	}
 }
@@ -65,11 +84,11 @@ const (
 // mendFence restores what others changed, and leaves an audit row of it. What it could not restore is counted, logged and
 // audited once, and again when it has changed.
 func (d *Daemon) mendFence(ctx context.Context) error {
-	d.mending.Lock()
-	defer d.mending.Unlock()
-	d.fenceMu.Lock()
+	if err := d.mending.take(ctx); err != nil {
+		return err
+	}
+	defer d.mending.release()
 	drift, err := d.fences.Verify(ctx)
-	d.fenceMu.Unlock()
 	if err != nil {
 		return err
 	}
@@ -128,16 +147,19 @@ func (d *Daemon) secured(ctx context.Context) (settled, others []store.Capsule, 
 	return settled, others, err
 }
 
-// hold begins to close and pause a capsule. It must still be as it was when it was looked at.
-func (d *Daemon) hold(ctx context.Context, c store.Capsule, cause string) {
+// hold begins to close and pause a capsule. It must still be as it was when it was looked at: else it has moved, and nothing
+// is done.
+func (d *Daemon) hold(ctx context.Context, c store.Capsule, cause string) (moved bool) {
 	_, err := d.begin(ctx, itself, opHold, c.ID, encode(reason{cause}), c.Version)
 	if e := classify(err); e != nil {
-		if e.Code != Busy && e.Code != Conflict {
-			d.complain(ctx, "hold of capsule "+c.ID, errors.Join(err, d.closeNow(ctx, c)))
+		if e.Code == Busy || e.Code == Conflict {
+			return true
 		}
-		return
+		d.complain(ctx, "hold of capsule "+c.ID, errors.Join(err, d.closeNow(ctx, c)))
+		return false
 	}
 	d.log.LogAttrs(ctx, slog.LevelError, "capsule is closed and paused: it cannot be proved safe", slog.String("capsule", c.ID), slog.String("cause", cause))
+	return false
 }
 
 // closeNow closes and pauses a capsule whose hold cannot be written down, as on a disk that is full: a guest can fill it,
@@ -147,19 +169,27 @@ func (d *Daemon) closeNow(ctx context.Context, c store.Capsule) error {
 	if err != nil {
 		return err
 	}
-	d.complain(ctx, "link of capsule "+c.ID, d.fences.Shut(b.Tap)) // at once, whoever changes rules meanwhile
-	d.fenceMu.Lock()
-	d.opened[c.ID] = firewall.Closed
-	err = d.fences.Put(ctx, b)
-	d.fenceMu.Unlock()
+	d.complain(ctx, "link of capsule "+c.ID, d.fences.Shut(b.Tap))  // at once, whoever changes rules meanwhile
+	err = within(ctx, closeLimit, func(ctx context.Context) error { // a firewall that hangs does not keep it running
+		if err := d.fenceMu.take(ctx); err != nil {
+			return err
+		}
+		defer d.fenceMu.release()
+		d.opened[c.ID] = firewall.Closed
+		return d.fences.Put(ctx, b)
+	})
 	return errors.Join(err, d.domains.Pause(ctx, domain.ID(c.ID)))
 }
 
-// holdSecure holds every capsule that is in secure mode. One that is on its way there or back has an operation that
-// decides what becomes of it; until then it does not run on with data near.
+// holdSecure takes the links of all capsules down that are in secure mode, or on their way there or back, which waits for
+// nobody, and then holds those that are in it. One that is on its way has an operation that decides what becomes of it;
+// until then it does not run on with data near. Links that should be up again come up with the rules.
 func (d *Daemon) holdSecure(ctx context.Context, cause string) {
 	settled, others, err := d.secured(ctx)
 	d.complain(ctx, "capsules in secure mode", err)
+	for _, c := range slices.Concat(settled, others) {
+		d.complain(ctx, "link of capsule "+c.ID, d.fences.Shut(c.Key))
+	}
 	for _, c := range settled {
 		d.hold(ctx, c, cause)
 	}
@@ -206,9 +236,7 @@ func (d *Daemon) verifyAll(ctx context.Context) error {
 	d.verdicts.known, d.verdicts.unread = list, 0
 	d.verdicts.mu.Unlock()
 	if len(list) > 0 { // what can be mended is no reason to stop a researcher
-		if err := d.mendFence(ctx); err != nil {
-			d.complain(ctx, "firewall", err)
-		}
+		d.complain(ctx, "firewall", within(ctx, mendLimit, d.mendFence))
 	}
 	// One reading of all rules costs hardly more than that of one capsule's.
 	all, unread := map[string]firewall.Evidence(nil), error(nil)
@@ -223,7 +251,9 @@ func (d *Daemon) verifyAll(ctx context.Context) error {
 	}
 	found := map[string]checked{}
 	for _, c := range list {
-		found[c.Key] = d.verifyOne(ctx, c, rules)
+		if v, known := d.verifyOne(ctx, c, rules); known {
+			found[c.Key] = v
+		}
 	}
 	d.verdicts.mu.Lock()
 	for _, c := range others { // what failed is to be seen by whoever asks later, too
@@ -266,19 +296,22 @@ func (d *Daemon) unread(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-func (d *Daemon) verifyOne(ctx context.Context, c store.Capsule, rules func(context.Context, string) (firewall.Evidence, error)) checked {
+// verifyOne looks at one capsule and holds it if it fails. A look under which the record moved says nothing: then the verdict
+// is the one before, if there is any.
+func (d *Daemon) verifyOne(ctx context.Context, c store.Capsule, rules func(context.Context, string) (firewall.Evidence, error)) (verdict checked, known bool) {
 	d.verdicts.mu.Lock()
-	was := d.verdicts.of[c.Key]
+	was, had := d.verdicts.of[c.Key]
 	d.verdicts.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, lookLimit) // one that hangs must not keep the others from being looked at
+	looking, cancel := context.WithTimeout(ctx, lookLimit) // one that hangs must not keep the others from being looked at
 	defer cancel()
-	p := d.examineWith(ctx, c, inForce(c), rules)
+	p := d.examineWith(looking, c, inForce(c), rules)
 	if p.rulesAlone { // changed since they were mended: that is no reason to stop anybody unless it cannot be mended again
-		d.complain(ctx, "firewall", d.mendFence(ctx))
-		p = d.examine(ctx, c, inForce(c))
+		d.complain(looking, "firewall", d.mendFence(looking))
+		p = d.examine(looking, c, inForce(c))
 	}
-	blind := 0
+	blind, moved := 0, !p.Proved && d.moved(ctx, c)
 	switch {
+	case moved:
 	case p.Proved:
 		was.at = p.At
 	case p.Unknown:
@@ -286,12 +319,12 @@ func (d *Daemon) verifyOne(ctx context.Context, c store.Capsule, rules func(cont
 		blind = d.verdicts.blind[c.ID] + 1
 		d.verdicts.mu.Unlock()
 		if blind >= unmendable {
-			d.hold(ctx, c, p.err("it cannot be looked at").Error())
+			moved = d.hold(ctx, c, p.err("it cannot be looked at").Error())
 		}
 	case !p.running && !p.hasUnknown():
 		d.look(c.ID) // it ended: that is not for the verifier to say
 	default:
-		d.hold(ctx, c, p.err("it is not safe").Error())
+		moved = d.hold(ctx, c, p.err("it is not safe").Error())
 	}
 	d.verdicts.mu.Lock()
 	d.verdicts.blind[c.ID] = blind
@@ -299,8 +332,11 @@ func (d *Daemon) verifyOne(ctx context.Context, c store.Capsule, rules func(cont
 		delete(d.verdicts.blind, c.ID)
 	}
 	d.verdicts.mu.Unlock()
+	if moved {
+		return was, had
+	}
 	was.proved, was.denied = p.Proved, p.denied
-	return was
+	return was, true
 }
 
 func (p Proof) hasUnknown() bool {
