@@ -305,6 +305,11 @@ const operationsKept = 30 * 24 * time.Hour
 func (d *Daemon) refence(ctx context.Context) error {
 	d.fenceMu.Lock()
 	defer d.fenceMu.Unlock()
+	return d.refenceLocked(ctx)
+}
+
+// refenceLocked is refence for who holds fenceMu.
+func (d *Daemon) refenceLocked(ctx context.Context) error {
 	var capsules []store.Capsule
 	if err := d.store.View(ctx, func(tx *store.Tx) (err error) { capsules, err = tx.Capsules(); return err }); err != nil {
 		return errors.Join(err, d.fences.Reapply(ctx))

@@ -63,14 +63,19 @@ func (d *Daemon) digestOf(name string) string {
 	return p.Digest
 }
 
-// recordPolicy leaves a record of a capsule in secure mode whose policy is another one, or says something else, from now on.
-func (d *Daemon) recordPolicy(tx *store.Tx, who Caller, kind string, c store.Capsule) error {
+// recordPolicy leaves a record of a capsule in secure mode whose policy is another one, or says something else, from now
+// on; cause says why that failed.
+func (d *Daemon) recordPolicy(tx *store.Tx, who Caller, kind string, c store.Capsule, outcome string, cause *Error) error {
 	if c.Mode != Secure {
 		return nil
 	}
 	name := policyWord(inForce(c))
-	return d.record(tx, SwitchRecord{At: time.Now(), Capsule: c.ID, Operation: who.Request, Kind: kind, Outcome: "succeeded", Actor: who.GUID, Origin: who.From,
-		State: c.State, Mode: c.Mode, Policy: name, PolicyDigest: d.digestOf(name), CleanPoint: c.CleanPoint})
+	r := SwitchRecord{At: time.Now(), Capsule: c.ID, Operation: who.Request, Kind: kind, Outcome: outcome, Actor: who.GUID, Origin: who.From,
+		State: c.State, Mode: c.Mode, Policy: name, PolicyDigest: d.digestOf(name), CleanPoint: c.CleanPoint}
+	if cause != nil {
+		r.Cause = cause.Message
+	}
+	return d.record(tx, r)
 }
 
 // SwitchRecords are the records of one capsule, newest first, 1000 at most. They outlive it, for administrators. To others

@@ -48,7 +48,7 @@ type SwitchRecord struct {
 	Capsule   string    `json:"capsule"`
 	Operation string    `json:"operation"`
 	Kind      string    `json:"kind"`
-	Outcome   string    `json:"outcome"` // succeeded, failed
+	Outcome   string    `json:"outcome"` // succeeded, failed; accepted: a change of the type, before it is in force
 	Cause     string    `json:"cause"`
 	Actor     string    `json:"actor"`
 	Origin    string    `json:"origin"`
