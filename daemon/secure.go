@@ -72,7 +72,7 @@ type SwitchRecord struct {
 	DomainHash   string
 	Volumes      []string
 	CleanPoint   string
-	Cut          int    // conntrack entries removed
+	Cut          *int   // conntrack entries removed; nil when nobody knows how many, or the reader may not know
 	Previous     string `json:"-"`
 	Hash         string `json:"-"`
 }

@@ -30,7 +30,7 @@ func (a *act) testify(tx *store.Tx, state State, mode Mode, cause *Error) error 
 	r := SwitchRecord{
 		At: now, Capsule: a.op.Target, Operation: a.op.ID, Kind: a.proc.kind, Outcome: "succeeded", Actor: a.op.Actor, Origin: a.op.Origin,
 		State: state, Mode: mode, Policy: a.proof.Policy, PolicyDigest: a.d.digestOf(a.proof.Policy), Steps: a.op.Steps, RulesHash: a.proof.RulesHash, DomainHash: a.proof.DomainHash,
-		Volumes: a.proof.Volumes, CleanPoint: cmp.Or(a.proof.CleanPoint, a.pointBefore), Cut: a.flows, Cause: a.reserved,
+		Volumes: a.proof.Volumes, CleanPoint: cmp.Or(a.proof.CleanPoint, a.pointBefore), Cut: a.op.Cut, Cause: a.op.Reserved,
 	}
 	if why, err := argument[reason](a); err == nil && why.Cause != "" { // begun by the daemon itself
 		r.Cause = why.Cause
@@ -94,7 +94,7 @@ func (d *Daemon) SwitchRecords(ctx context.Context, c Caller, id string) ([]Swit
 			}
 			r.Seq, r.At, r.Capsule, r.Operation, r.Previous, r.Hash = row.Seq, row.At, row.Capsule, row.Operation, row.Previous, row.Hash
 			if !c.admin() {
-				r.Steps, r.Cut = bare(r.Steps), 0
+				r.Steps, r.Cut = bare(r.Steps), nil
 			}
 			out = append(out, r)
 		}
