@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -199,7 +200,7 @@ func (a *act) failedBefore() *Error {
 	if a.op.Detail == a.op.Cause {
 		return &Error{Code: Code(a.op.Code), Message: a.op.Cause}
 	}
-	return &Error{Code: Code(a.op.Code), Message: a.op.Cause, Err: errors.New(a.op.Detail)}
+	return &Error{Code: Code(a.op.Code), Message: a.op.Cause, Err: errors.New(strings.TrimPrefix(a.op.Detail, a.op.Cause+": "))}
 }
 
 // read reads the record that the operation is about, however long that takes: who does not know it must neither do nor
