@@ -57,7 +57,7 @@ func (f *fakeDaemon) SwitchRecords(ctx context.Context, c daemon.Caller, id stri
 	return []daemon.SwitchRecord{{Seq: 7, At: epoch, Capsule: id, Operation: "op-1", Kind: "enter", Outcome: "failed", Cause: "the disk is full",
 		Actor: c.GUID, Origin: c.From, Mode: daemon.Maintenance, Policy: "maintenance",
 		Steps:     []daemon.Step{{Name: "fence", State: "done", Seconds: 0.5, Note: "3 connections cut"}},
-		RulesHash: "00ff", DomainHash: "11ee", Volumes: []string{"secure_volume"}, CleanPoint: "cp-1", Cut: 3, Previous: "33cc", Hash: "44bb"},
+		RulesHash: "00ff", DomainHash: "11ee", Volumes: []string{"secure_volume"}, CleanPoint: "cp-1", Cut: new(3), Previous: "33cc", Hash: "44bb"},
 		{Seq: 5, At: epoch.Add(-time.Hour), Capsule: id, Kind: "leave", Outcome: "succeeded", Mode: daemon.Maintenance, Hash: "22dd"}}, nil
 }
 

@@ -3,6 +3,7 @@ package daemon_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -379,7 +380,8 @@ func TestDeathInUndo(t *testing.T) {
 				b.kill()
 				b.machine.well()
 				b.start()
-				if o := b.wait(op, nil); o.State != daemon.OperationFailed || o.Cause == "" || o.Step != "policy" {
+				o := b.wait(op, nil)
+				if o.State != daemon.OperationFailed || o.Step != "policy" || strings.Count(o.Cause, "injected") != 1 || strings.Count(o.Cause, "internal error") != 1 {
 					t.Errorf("%s at %s: %q", o.State, o.Step, o.Cause)
 				}
 				if c := b.show(id); c.State != daemon.Running || c.Mode != daemon.Maintenance {

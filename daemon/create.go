@@ -23,7 +23,7 @@ func (d *Daemon) CreateCapsule(ctx context.Context, c Caller, n NewCapsule) (v C
 	if err := d.accepting(); err != nil {
 		return v, op, err
 	}
-	if err := d.roomFor(n); err != nil {
+	if err := d.roomFor(ctx, n); err != nil {
 		return v, op, err
 	}
 	d.births.RLock()
@@ -54,7 +54,7 @@ func (d *Daemon) CreateCapsule(ctx context.Context, c Caller, n NewCapsule) (v C
 }
 
 // roomFor refuses what this host can never or not now hold, before anything is written.
-func (d *Daemon) roomFor(n NewCapsule) error {
+func (d *Daemon) roomFor(ctx context.Context, n NewCapsule) error {
 	total, err := totalMemory()
 	if err != nil {
 		return err
@@ -62,7 +62,7 @@ func (d *Daemon) roomFor(n NewCapsule) error {
 	if need := footprint(n.MemoryMB); need > total {
 		return errorf(Exhausted, "the host has %d MB of memory in all, and the capsule needs %d MB", total>>20, need>>20)
 	}
-	free, err := d.files.FreeBytes()
+	free, err := d.files.FreeBytes(ctx, d.opt.ReserveBytes) // what a capsule that just left gives back is room
 	if err != nil {
 		return err
 	}

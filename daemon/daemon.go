@@ -85,7 +85,7 @@ type files interface {
 	SerialLog(key string) string
 	Erase(ctx context.Context, key string) error
 	Keys(context.Context) ([]string, error)
-	FreeBytes() (int64, error)
+	FreeBytes(ctx context.Context, want int64) (int64, error)
 	PrepareCleanPoint(ctx context.Context, key string, ramBytes int64) (imagestore.CleanPoint, error)
 	CleanPoint(ctx context.Context, key string) (imagestore.CleanPoint, error)
 	DropOverlay(ctx context.Context, key string) error

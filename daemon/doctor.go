@@ -27,7 +27,7 @@ func (d *Daemon) Doctor(ctx context.Context, c Caller) ([]Finding, error) {
 	for _, k := range conflicts {
 		list = append(list, Finding{Name: k.Name, OK: harmless[k.Name], Detail: k.Detail, Advice: k.Advice})
 	}
-	return append(list, checkSwap(), checkSerial(), d.checkRoom(), d.checkChain(ctx), d.checkHeldCapsules(ctx)), nil
+	return append(list, checkSwap(), checkSerial(), d.checkRoom(ctx), d.checkChain(ctx), d.checkHeldCapsules(ctx)), nil
 }
 
 // harmless are things of other programs that are worth a line and are no reason to act: the fence does not mind them.
@@ -85,8 +85,8 @@ func checkSerial() Finding {
 	return Finding{Name: name, OK: true, Detail: fmt.Sprintf("rolled over by virtlogd at %d KiB", size>>10)}
 }
 
-func (d *Daemon) checkRoom() Finding {
-	free, err := d.files.FreeBytes()
+func (d *Daemon) checkRoom(ctx context.Context) Finding {
+	free, err := d.files.FreeBytes(ctx, 0)
 	if err != nil {
 		return Finding{Name: "disk", Detail: "not known: " + err.Error(), Advice: "look at df"}
 	}

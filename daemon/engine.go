@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -51,10 +52,9 @@ type act struct {
 	got     imagestore.Image // what came of the image
 	ended   chan struct{}
 
-	proof    Proof  // what the last look at kernel and libvirt found
-	flows    int    // connections that were cut
-	reserved string // what is not as it should be and does not fail the operation, such as a guest that mounts nothing
-	undone   bool   // everything that had been done was taken back
+	proof  Proof // what the last look at kernel and libvirt found
+	undone bool  // everything that had been done was taken back
+	fresh  bool  // no step was begun before: what there is to be cut can be counted
 	// pointBefore is the id of the clean point that there was before the steps; one of them may give it up.
 	pointBefore string
 
@@ -77,7 +77,7 @@ func (d *Daemon) newOperation(p *procedure, c Caller, target, owner, argument st
 
 // start carries an operation out whose intent is on disk. When the daemon is stopping it leaves that to the next one.
 func (d *Daemon) start(op store.Operation) {
-	a := &act{d: d, proc: d.procedures[op.Kind], op: op, ended: make(chan struct{})}
+	a := &act{d: d, proc: d.procedures[op.Kind], op: op, ended: make(chan struct{}), fresh: op.Step == ""}
 	a.op.Steps = a.proc.journalled(op.Steps)
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -200,7 +200,7 @@ func (a *act) failedBefore() *Error {
 	if a.op.Detail == a.op.Cause {
 		return &Error{Code: Code(a.op.Code), Message: a.op.Cause}
 	}
-	return &Error{Code: Code(a.op.Code), Message: a.op.Cause, Err: errors.New(a.op.Detail)}
+	return &Error{Code: Code(a.op.Code), Message: a.op.Cause, Err: errors.New(strings.TrimPrefix(a.op.Detail, a.op.Cause+": "))}
 }
 
 // read reads the record that the operation is about, however long that takes: who does not know it must neither do nor

@@ -26,10 +26,7 @@ type entry struct {
 
 // shut closes the capsule in every layer, cuts what it has under way, and reads the rules back.
 func (a *act) shut(ctx context.Context) error {
-	before, err := a.d.fences.Inspect(ctx, a.capsule.Key)
-	if err != nil { // it only counts: that is no reason not to close
-		a.d.complain(ctx, "connections of capsule "+a.capsule.ID, err)
-	}
+	a.count(ctx)
 	if err := a.put(ctx, firewall.Closed); err != nil {
 		return err
 	}
@@ -48,9 +45,30 @@ func (a *act) shut(ctx context.Context) error {
 	if after.Policy != firewall.Closed || len(after.Differences) > 0 {
 		return fmt.Errorf("daemon: capsule %s is not closed: the kernel says: %s", a.capsule.ID, strings.Join(after.Differences, "; "))
 	}
-	a.flows = max(a.flows, before.Flows) // of the first time, should a restart do it again
-	a.say("%d connections cut", before.Flows)
+	if a.op.Cut == nil {
+		a.say("connections cut, and nobody knows how many")
+		return nil
+	}
+	a.say("%d connections cut", *a.op.Cut)
 	return nil
+}
+
+// count notes how many connections there are to be cut, for the outcome or the next step's entry in the journal. Only
+// before the first attempt to close can that be known: later ones, also after a restart, find what is left. It only counts:
+// that it cannot is no reason not to close.
+func (a *act) count(ctx context.Context) {
+	if !a.fresh {
+		return
+	}
+	a.fresh = false
+	before, err := a.d.fences.Inspect(ctx, a.capsule.Key)
+	if err != nil {
+		a.d.complain(ctx, "connections of capsule "+a.capsule.ID, err)
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.op.Cut = &before.Flows
 }
 
 // shutAgain takes back what opened the capsule. Rules that cannot be changed now do not leave it running, nor keep what is
@@ -289,8 +307,9 @@ func (a *act) mount(ctx context.Context) error {
 	}
 	err := a.d.domains.GuestMount(ctx, a.id(), mounts)
 	if err != nil {
-		a.reserved = "the guest did not mount its volumes: mount them from inside"
-		a.say("%s (%s)", a.reserved, guestWords(err))
+		const text = "the guest did not mount its volumes: mount them from inside"
+		a.reserve(text)
+		a.say("%s (%s)", text, guestWords(err))
 		return nil
 	}
 	a.say("the guest says that it has mounted %s and %s", mountPoints[secureVolume], mountPoints[releaseSpool])

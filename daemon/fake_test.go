@@ -388,7 +388,7 @@ func (m *machine) Keys(context.Context) ([]string, error) {
 	return slices.Collect(maps.Keys(m.dirs)), nil
 }
 
-func (m *machine) FreeBytes() (int64, error) { return 1 << 40, nil }
+func (m *machine) FreeBytes(context.Context, int64) (int64, error) { return 1 << 40, nil }
 
 func (m *machine) Import(ctx context.Context, path string, p imagestore.Progress) (i imagestore.Image, err error) {
 	if err := m.waits(ctx, "Import"); err != nil {

@@ -277,6 +277,9 @@ func (m *machine) Inspect2(ctx context.Context, tap string) (e firewall.Evidence
 	m.looking.Add(1)
 	err = m.call(ctx, "InspectFence", func() error {
 		e = firewall.Evidence{Policy: m.bindings[tap].Policy, Hash: "rules", Link: firewall.LinkDown, Flows: 2, Denied: firewall.Count{Packets: 7}, DeniedByBridge: firewall.Count{Packets: 4}}
+		if e.Policy == firewall.Closed { // they were cut
+			e.Flows = 0
+		}
 		if m.flushed[tap] {
 			e.Link, e.LinkDifference = firewall.LinkUp, "link up"
 			e.Differences = []string{"rules are missing", "link up"}

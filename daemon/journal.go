@@ -45,6 +45,14 @@ func (a *act) say(format string, args ...any) {
 	}
 }
 
+// reserve notes what is not as it should be and does not fail the operation. As what say notes, it is written down with the
+// next step's entry, or the outcome.
+func (a *act) reserve(text string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.op.Reserved = text
+}
+
 // progress tells how far the step under way is, done of total; it is not written to disk.
 func (a *act) progress(done, total int64) {
 	if total <= 0 {

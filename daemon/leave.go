@@ -148,8 +148,9 @@ func (a *act) setClock(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, a.d.opt.FlushWait)
 	defer cancel()
 	if err := a.d.domains.SetClock(ctx, a.id(), time.Now()); err != nil {
-		a.reserved = fmt.Sprintf("the guest's clock was not set (%s)", guestWords(err))
-		a.say("%s", a.reserved)
+		text := fmt.Sprintf("the guest's clock was not set (%s)", guestWords(err))
+		a.reserve(text)
+		a.say("%s", text)
 	}
 	return nil
 }

@@ -20,7 +20,7 @@ func TestNumbersOfTheGuest(t *testing.T) {
 		if err := errors.Join(err, err2, err3); err != nil || len(list) != 1 || len(records) != 2 {
 			t.Fatalf("%s: %d operations, %d records, %v", c.GUID, len(list), len(records), err)
 		}
-		told := records[0].Cut > 0
+		told := records[0].Cut != nil
 		for _, steps := range [][]daemon.Step{own.Steps, list[0].Steps, records[0].Steps} {
 			if len(steps) != len(daemon.StepNames("leave")) {
 				t.Errorf("%s sees the steps %v", c.GUID, steps)

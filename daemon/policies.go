@@ -118,7 +118,7 @@ func (d *Daemon) notePolicies(tx *store.Tx, who Caller, kind string) error {
 	errs := []error{err}
 	for _, capsule := range all {
 		if changed[inForce(capsule)] {
-			errs = append(errs, d.recordPolicy(tx, who, kind, capsule))
+			errs = append(errs, d.recordPolicy(tx, who, kind, capsule, "succeeded", nil))
 		}
 	}
 	return errors.Join(errs...)

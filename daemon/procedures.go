@@ -180,7 +180,7 @@ func loadCapsule(tx *store.Tx, a *act) (err error) {
 
 func capsuleDone(tx *store.Tx, a *act) error {
 	m, id := moves[a.proc.kind], a.op.Target
-	cause := a.reserved
+	cause := a.op.Reserved
 	if why, err := argument[reason](a); a.op.Argument != "" {
 		if err != nil {
 			return err

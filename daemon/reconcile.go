@@ -332,6 +332,11 @@ func (d *Daemon) refence(ctx context.Context) error {
 		return err
 	}
 	defer d.fenceMu.release()
+	return d.refenceLocked(ctx)
+}
+
+// refenceLocked is refence for who holds fenceMu.
+func (d *Daemon) refenceLocked(ctx context.Context) error {
 	var capsules []store.Capsule
 	if err := d.store.View(ctx, func(tx *store.Tx) (err error) { capsules, err = tx.Capsules(); return err }); err != nil {
 		return errors.Join(err, d.fences.Reapply(ctx))

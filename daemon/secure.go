@@ -72,7 +72,7 @@ type SwitchRecord struct {
 	DomainHash   string
 	Volumes      []string
 	CleanPoint   string
-	Cut          int    // conntrack entries removed
+	Cut          *int   // conntrack entries removed; nil when nobody knows how many, or the reader may not know
 	Previous     string `json:"-"`
 	Hash         string `json:"-"`
 }
@@ -165,52 +165,140 @@ func (d *Daemon) ResumeCapsule(ctx context.Context, c Caller, id string) (op Ope
 	return d.askWith(ctx, c, kind, id, "")
 }
 
-// SetCapsuleType changes what a capsule is for, and with it, at once, the policy it is under. For administrators.
+// SetCapsuleType changes what a capsule is for, and with it, at once, the policy it is under. Where the policy cannot be put in
+// force the type stays as it was, and says so; a capsule that cannot be put back under its old policy either is held. For
+// administrators.
 func (d *Daemon) SetCapsuleType(ctx context.Context, c Caller, id string, t Type) (err error) {
 	const kind = "set-type"
-	defer d.refused(ctx, c, kind, id, &err)
+	accepted := false // what fails from then on has rows of its own
+	defer func() {
+		if !accepted {
+			d.refused(ctx, c, kind, id, &err)
+		}
+	}()
 	if !slices.Contains([]Type{Demo, Research, ResearchFull}, t) {
 		return errorf(Invalid, "type %q is unknown: it must be %s, %s or %s", clip(string(t)), Demo, Research, ResearchFull)
 	}
 	if !c.admin() {
 		return errorf(Forbidden, "only an administrator changes the type of a capsule")
 	}
-	// Under the lock of the bindings, so that nobody puts the old policy back between record and rules; and whoever gives up
-	// meanwhile, the rules follow the record.
-	if err := d.fenceMu.take(ctx); err != nil {
-		return err
+	r := retyping{d: d, c: c, kind: kind, id: id, to: t}
+	accepted, err = r.run(ctx)
+	if r.stuck != nil {
+		r.capsule.Version = anyVersion // what was read may have been taken back
+		d.hold(context.WithoutCancel(ctx), r.capsule, "its type was to be changed, and it could not be put back under its policy: "+classify(r.stuck).Message)
 	}
-	defer d.fenceMu.release()
-	ctx = context.WithoutCancel(ctx)
-	var capsule store.Capsule
-	err = d.store.Update(ctx, func(tx *store.Tx) error {
-		if capsule, err = tx.Capsule(id); err != nil {
-			return missing(err, "no capsule %s", clip(id))
+	return err
+}
+
+// retyping is a change of the type of a capsule.
+type retyping struct {
+	d    *Daemon
+	c    Caller
+	kind string
+	id   string
+	to   Type
+
+	capsule store.Capsule // as it was read last
+	stuck   error         // why it is closed against its record
+}
+
+// run closes the capsule before the record names another policy, and opens it after. Whenever the daemon dies, what the
+// kernel lets through is what the newest record of the chain says, or less; the next start puts the type that is on
+// record in force.
+func (r *retyping) run(ctx context.Context) (accepted bool, err error) {
+	if err := r.d.fenceMu.take(ctx); err != nil { // so that nobody puts the old policy back between record and rules
+		return false, err
+	}
+	defer r.d.fenceMu.release()
+	ctx = context.WithoutCancel(ctx) // whoever gives up meanwhile, the rules follow the record
+	if err := r.d.store.View(ctx, r.read); err != nil {
+		return false, err
+	}
+	was, next := r.capsule, r.capsule
+	next.Type = r.to
+	outcome := "succeeded"
+	if inForce(was) != inForce(next) {
+		outcome = "accepted"
+		defer func() {
+			if err != nil && r.stuck == nil {
+				r.stuck = within(ctx, stepLimit, r.d.refenceLocked)
+			}
+		}()
+		if err := r.put(ctx, firewall.Closed); err != nil {
+			return false, err
 		}
-		if hides(c, capsule.State) {
-			return errorf(NotFound, "no capsule %s", clip(id))
-		}
-		if open, err := tx.OpenOperation(id); err == nil {
-			return errorf(Busy, "capsule %s is busy: %s has been under way since %s", id, open.Kind, open.Started.Format("15:04:05 MST"))
-		} else if !errors.Is(err, store.ErrNotFound) {
+	}
+	detail := fmt.Sprintf("from %s to %s", was.Type, r.to)
+	err = r.d.store.Update(ctx, func(tx *store.Tx) error {
+		if err := r.read(tx); err != nil {
 			return err
 		}
-		detail := fmt.Sprintf("from %s to %s", capsule.Type, t)
-		capsule.Type = t
-		return errors.Join(tx.PutType(id, t), d.recordPolicy(tx, c, kind, capsule), tx.Audit(auditRow(c.GUID, c.From, c.Request, kind, id, "succeeded", detail)))
+		if r.capsule.Version != was.Version {
+			return errorf(Busy, "capsule %s was just changed otherwise, try again", r.id)
+		}
+		return r.write(tx, r.to, outcome, detail, nil)
 	})
-	if err != nil || !fenced[capsule.State] {
+	if err != nil || outcome == "succeeded" {
+		return err == nil, err
+	}
+	delete(r.d.opened, r.id) // of an operation that has ended
+	if err := r.put(ctx, inForce(next)); err != nil {
+		why := classify(err)
+		err = &Error{Code: why.Code, Message: fmt.Sprintf("capsule %s keeps its type %s, since policy %s could not be put in force: %s", r.id, was.Type, inForce(next), why.Message), Err: err}
+		r.stuck = r.d.store.Update(ctx, func(tx *store.Tx) error { return r.write(tx, was.Type, "failed", detail+": "+why.Message, why) })
+		return true, err
+	}
+	err = r.d.store.Update(ctx, func(tx *store.Tx) error { return r.write(tx, r.to, "succeeded", detail, nil) })
+	if err != nil {
+		why := classify(err)
+		err = &Error{Code: why.Code, Message: "the type is changed and its policy in force, and that could not be written down yet: " + why.Message, Err: err}
+	}
+	return true, err
+}
+
+// read reads the capsule, and refuses one that something else is done to.
+func (r *retyping) read(tx *store.Tx) (err error) {
+	if r.capsule, err = tx.Capsule(r.id); err != nil {
+		return missing(err, "no capsule %s", clip(r.id))
+	}
+	if hides(r.c, r.capsule.State) {
+		return errorf(NotFound, "no capsule %s", clip(r.id))
+	}
+	open, err := tx.OpenOperation(r.id)
+	switch {
+	case err == nil:
+		return errorf(Busy, "capsule %s is busy: %s has been under way since %s", r.id, open.Kind, open.Started.Format("15:04:05 MST"))
+	case !errors.Is(err, store.ErrNotFound):
 		return err
 	}
-	policy := inForce(capsule)
-	if !d.fit(policy) && d.dataNear(ctx, capsule) { // as in refence
-		policy = firewall.Closed
+	if policy, ok := r.d.opened[r.id]; ok && policy == firewall.Closed && inForce(r.capsule) != policy { // by closeNow
+		return errorf(Busy, "capsule %s is closed, for it could not be proved safe, and is about to be held", r.id)
 	}
-	b, err := binding(capsule, policy)
+	return nil
+}
+
+// write writes a type down, with what came of the change so far, for the steward and in the audit trail.
+func (r *retyping) write(tx *store.Tx, t Type, outcome, detail string, cause *Error) error {
+	if t != r.capsule.Type {
+		if err := tx.PutType(r.id, t); err != nil {
+			return err
+		}
+	}
+	var err error
+	if r.capsule, err = tx.Capsule(r.id); err != nil {
+		return err
+	}
+	return errors.Join(r.d.recordPolicy(tx, r.c, r.kind, r.capsule, outcome, cause),
+		tx.Audit(auditRow(r.c.GUID, r.c.From, r.c.Request, r.kind, r.id, outcome, detail)))
+}
+
+func (r *retyping) put(ctx context.Context, policy string) error {
+	b, err := binding(r.capsule, policy)
 	if err != nil {
 		return err
 	}
-	return d.fences.Put(ctx, b)
+	return r.d.fences.Put(ctx, b)
 }
 
 // inspecting reads a capsule for a caller who may look into it: its members with full standing, and administrators.

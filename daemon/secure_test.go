@@ -71,7 +71,7 @@ func TestRoundTrip(t *testing.T) {
 			t.Errorf("record %d does not follow from %d", records[i-1].Seq, r.Seq)
 		}
 		entered := r.Kind == "enter"
-		if r.Outcome != "succeeded" || r.RulesHash == "" || r.DomainHash == "" || len(r.Steps) == 0 || r.Actor != "alice" || r.Cut != 2 || (len(r.Volumes) == 2) != entered || r.CleanPoint == "" {
+		if r.Outcome != "succeeded" || r.RulesHash == "" || r.DomainHash == "" || len(r.Steps) == 0 || r.Actor != "alice" || r.Cut == nil || *r.Cut != 2 || (len(r.Volumes) == 2) != entered || r.CleanPoint == "" {
 			t.Errorf("record %+v", r)
 		}
 	}

@@ -30,7 +30,7 @@ func (a *act) testify(tx *store.Tx, state State, mode Mode, cause *Error) error 
 	r := SwitchRecord{
 		At: now, Capsule: a.op.Target, Operation: a.op.ID, Kind: a.proc.kind, Outcome: "succeeded", Actor: a.op.Actor, Origin: a.op.Origin,
 		State: state, Mode: mode, Policy: a.proof.Policy, PolicyDigest: a.d.digestOf(a.proof.Policy), Steps: a.op.Steps, RulesHash: a.proof.RulesHash, DomainHash: a.proof.DomainHash,
-		Volumes: a.proof.Volumes, CleanPoint: cmp.Or(a.proof.CleanPoint, a.pointBefore), Cut: a.flows, Cause: a.reserved,
+		Volumes: a.proof.Volumes, CleanPoint: cmp.Or(a.proof.CleanPoint, a.pointBefore), Cut: a.op.Cut, Cause: a.op.Reserved,
 	}
 	if why, err := argument[reason](a); err == nil && why.Cause != "" { // begun by the daemon itself
 		r.Cause = why.Cause
@@ -63,14 +63,19 @@ func (d *Daemon) digestOf(name string) string {
 	return p.Digest
 }
 
-// recordPolicy leaves a record of a capsule in secure mode whose policy is another one, or says something else, from now on.
-func (d *Daemon) recordPolicy(tx *store.Tx, who Caller, kind string, c store.Capsule) error {
+// recordPolicy leaves a record of a capsule in secure mode whose policy is another one, or says something else, from now
+// on; cause says why that failed.
+func (d *Daemon) recordPolicy(tx *store.Tx, who Caller, kind string, c store.Capsule, outcome string, cause *Error) error {
 	if c.Mode != Secure {
 		return nil
 	}
 	name := policyWord(inForce(c))
-	return d.record(tx, SwitchRecord{At: time.Now(), Capsule: c.ID, Operation: who.Request, Kind: kind, Outcome: "succeeded", Actor: who.GUID, Origin: who.From,
-		State: c.State, Mode: c.Mode, Policy: name, PolicyDigest: d.digestOf(name), CleanPoint: c.CleanPoint})
+	r := SwitchRecord{At: time.Now(), Capsule: c.ID, Operation: who.Request, Kind: kind, Outcome: outcome, Actor: who.GUID, Origin: who.From,
+		State: c.State, Mode: c.Mode, Policy: name, PolicyDigest: d.digestOf(name), CleanPoint: c.CleanPoint}
+	if cause != nil {
+		r.Cause = cause.Message
+	}
+	return d.record(tx, r)
 }
 
 // SwitchRecords are the records of one capsule, newest first, 1000 at most. They outlive it, for administrators. To others
@@ -89,7 +94,7 @@ func (d *Daemon) SwitchRecords(ctx context.Context, c Caller, id string) ([]Swit
 			}
 			r.Seq, r.At, r.Capsule, r.Operation, r.Previous, r.Hash = row.Seq, row.At, row.Capsule, row.Operation, row.Previous, row.Hash
 			if !c.admin() {
-				r.Steps, r.Cut = bare(r.Steps), 0
+				r.Steps, r.Cut = bare(r.Steps), nil
 			}
 			out = append(out, r)
 		}

@@ -158,7 +158,7 @@ func (s *Store) transplant(ctx context.Context, from *os.File, fromAt int64, to 
 		}
 		for at = max(at, data); at < hole; {
 			part := min(hole-at, portion)
-			if err := errors.Join(ctx.Err(), s.room(part)); err != nil {
+			if err := errors.Join(ctx.Err(), s.room(ctx, part)); err != nil {
 				return err
 			}
 			in, out := at, at+shift

@@ -50,14 +50,14 @@ func (s *Store) PrepareCleanPoint(ctx context.Context, key string, ramBytes int6
 		return CleanPoint{}, failed("prepare clean point of", fmt.Sprintf("%.80q", key), err)
 	}
 	defer s.keys.lock(key)()
-	c, err := s.prepareCleanPoint(key, ramBytes)
+	c, err := s.prepareCleanPoint(ctx, key, ramBytes)
 	if err != nil {
 		return CleanPoint{}, failed("prepare clean point of", key, err)
 	}
 	return c, nil
 }
 
-func (s *Store) prepareCleanPoint(key string, ramBytes int64) (CleanPoint, error) {
+func (s *Store) prepareCleanPoint(ctx context.Context, key string, ramBytes int64) (CleanPoint, error) {
 	dir, disk, err := s.openDisk(key)
 	if err != nil {
 		return CleanPoint{}, err
@@ -69,7 +69,7 @@ func (s *Store) prepareCleanPoint(key string, ramBytes int64) (CleanPoint, error
 	}
 	err = errors.Join(dir.discard(overlayFile), dir.discard(ramFile), dir.sync())
 	if err == nil {
-		err = s.room(ramBytes)
+		err = s.room(ctx, ramBytes)
 	}
 	if err == nil {
 		err = dir.makeOverlay(disk, size)

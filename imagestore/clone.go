@@ -79,7 +79,7 @@ func (s *Store) cloneAs(ctx context.Context, key, name string, open func() (back
 		return File{}, err
 	}
 	defer b.file.Close()
-	if err := s.room(0); err != nil {
+	if err := s.room(ctx, 0); err != nil {
 		return File{}, err
 	}
 	dir, created, err := s.capsules.make(key, 0o710, s.opt.ReaderGID)

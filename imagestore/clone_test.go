@@ -254,7 +254,7 @@ func TestReserve(t *testing.T) {
 	dir := testhost.LoopFS(t, "ext4", 64*mib)
 	s := open(t, imagestore.Options{Dir: dir})
 	img := add(t, s, rawDisk(t, 1, mib))
-	free, err := s.FreeBytes()
+	free, err := s.FreeBytes(t.Context(), 0)
 	if err != nil || free < 16*mib || free > 64*mib {
 		t.Fatal(free, err)
 	}

@@ -92,7 +92,7 @@ func (s *Store) takeIn(ctx context.Context, from, to *os.File, p Progress) (Dige
 			err = c.run(ctx, to, false)
 		}
 	case cannotReflink(err):
-		if err = s.room(min(st.Blocks*512, before.size)); err == nil {
+		if err = s.room(ctx, min(st.Blocks*512, before.size)); err == nil {
 			err = c.run(ctx, from, true)
 		}
 	}
@@ -145,7 +145,7 @@ func (c *intake) chunk(ctx context.Context, r *os.File, buf []byte, at int64, wr
 	c.digest.Write(buf)
 	if write {
 		// Others write to the file system too, so the reserve is looked after all the way.
-		if err := c.store.room(int64(len(buf))); err != nil {
+		if err := c.store.room(ctx, int64(len(buf))); err != nil {
 			return err
 		}
 		if _, err := c.to.WriteAt(buf, at); err != nil {

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
+	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,7 +23,7 @@ func (s *Store) DropOverlay(ctx context.Context, key string) error {
 }
 
 // DropRAM destroys the saved RAM of key, as [Store.DropOverlay] does the overlay, but that its blocks, of which there may
-// be gigabytes, are given back after it returned.
+// be gigabytes, are given back after it returned. What needs their room waits for them ([Store.FreeBytes]).
 func (s *Store) DropRAM(ctx context.Context, key string) error {
 	return s.drop(ctx, "drop RAM of", key, func(name string) bool { return name == ramFile }, s.forsake)
 }
@@ -104,7 +107,7 @@ func (s *Store) forsake(d *directory, name string) error {
 		if err != nil { // not a file, perhaps a link: nothing to give back
 			continue
 		}
-		s.forsaken.Go(func() {
+		s.forsaken.begin(func() {
 			var st unix.Stat_t
 			if unix.Fstat(int(f.Fd()), &st) == nil && st.Nlink == 0 { // it has no second name, see empty
 				_ = f.Truncate(0) // for the case that somebody holds it open; else the end of f does it
@@ -113,4 +116,43 @@ func (s *Store) forsake(d *directory, name string) error {
 		})
 	}
 	return errors.Join(errs...)
+}
+
+// leaving is work that goes on while nobody waits for it, each piece by the channel that is closed at its end. A
+// sync.WaitGroup would not do: it may not be waited for while more begins.
+type leaving struct {
+	mu sync.Mutex
+	of map[chan struct{}]bool
+}
+
+func (l *leaving) begin(work func()) {
+	ended := make(chan struct{})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.of == nil {
+		l.of = map[chan struct{}]bool{}
+	}
+	l.of[ended] = true
+	go func() {
+		work()
+		l.mu.Lock()
+		delete(l.of, ended)
+		l.mu.Unlock()
+		close(ended)
+	}()
+}
+
+// wait waits for what is under way now, and not for what begins meanwhile.
+func (l *leaving) wait(ctx context.Context) error {
+	l.mu.Lock()
+	all := slices.Collect(maps.Keys(l.of))
+	l.mu.Unlock()
+	for _, ended := range all {
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
 }

@@ -177,7 +177,7 @@ func (s *Store) copyFile(ctx context.Context, from, to *os.File, p Progress) (sh
 		p("copy", before.size, before.size)
 	} else if cannotReflink(err) {
 		c := &intake{store: s, name: "copy", from: from, to: to, size: before.size, progress: p, digest: io.Discard}
-		if err = s.room(min(st.Blocks*512, before.size)); err == nil {
+		if err = s.room(ctx, min(st.Blocks*512, before.size)); err == nil {
 			err = c.run(ctx, from, true)
 		}
 	}
@@ -272,7 +272,7 @@ func (f *flattening) watch(ctx context.Context, to *os.File, t task) error {
 			total += st.Blocks * 512
 		}
 	}
-	if err := f.store.room(min(total, t.grow)); err != nil {
+	if err := f.store.room(ctx, min(total, t.grow)); err != nil {
 		return err
 	}
 	done := make(chan error, 1)
@@ -293,7 +293,7 @@ func (f *flattening) watch(ctx context.Context, to *os.File, t task) error {
 			}
 			return damaged(err)
 		case <-tick.C:
-			if err := f.store.room(0); err != nil {
+			if err := f.store.room(ctx, 0); err != nil {
 				stop(err)
 				continue
 			}

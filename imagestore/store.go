@@ -2,6 +2,7 @@ package imagestore
 
 import (
 	"cmp"
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -48,7 +49,7 @@ type Store struct {
 	verifying  turn
 	boot       string // tells this boot of the machine from others
 
-	forsaken sync.WaitGroup // files without a name whose blocks are being given back
+	forsaken leaving // files without a name whose blocks are being given back
 
 	mu      sync.Mutex             // guards live and uploads
 	live    map[string]bool        // names in incoming that this process works on
@@ -100,8 +101,7 @@ func Open(opt Options) (_ *Store, err error) {
 
 // Close releases the store. Work under way must have ended; what goes on after its call returned is waited for.
 func (s *Store) Close() error {
-	s.forsaken.Wait()
-	var errs []error
+	errs := []error{s.forsaken.wait(context.Background())}
 	for _, d := range []*directory{s.root, s.images, s.incoming, s.templates, s.capsules} {
 		if d != nil {
 			errs = append(errs, d.close())
@@ -195,18 +195,30 @@ func cannotReflink(err error) bool {
 	return false
 }
 
-// FreeBytes is what the store's file system still has for it, the reserve not taken off.
-func (s *Store) FreeBytes() (int64, error) {
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(s.root.fd(), &st); err != nil {
+// FreeBytes is what the store's file system still has for it, the reserve not taken off. Where that is less than want and
+// blocks of files that were destroyed are still being given back, it waits for those, or until ctx ends, which is an error.
+func (s *Store) FreeBytes(ctx context.Context, want int64) (int64, error) {
+	free, err := s.freeBytes()
+	if err == nil && free < want {
+		if err = s.forsaken.wait(ctx); err == nil {
+			free, err = s.freeBytes()
+		}
+	}
+	if err != nil {
 		return 0, failed("measure", s.opt.Dir, err)
 	}
-	return int64(st.Bavail) * st.Bsize, nil
+	return free, nil
 }
 
-// room refuses work that would leave less free than the reserve.
-func (s *Store) room(need int64) error {
-	free, err := s.FreeBytes()
+func (s *Store) freeBytes() (int64, error) {
+	var st unix.Statfs_t
+	err := unix.Fstatfs(s.root.fd(), &st)
+	return int64(st.Bavail) * st.Bsize, err
+}
+
+// room refuses work that would leave less free than the reserve. It waits for room that is about to be there.
+func (s *Store) room(ctx context.Context, need int64) error {
+	free, err := s.FreeBytes(ctx, need+s.opt.ReserveBytes)
 	if err != nil {
 		return err
 	}

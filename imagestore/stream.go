@@ -67,7 +67,7 @@ func (s *Store) importStream(ctx context.Context, src Source, limit int64, p Pro
 	if err := errors.Join(ctx.Err(), src.check(limit)); err != nil {
 		return Image{}, err
 	}
-	if err := s.room(max(src.Bytes, 0)); err != nil {
+	if err := s.room(ctx, max(src.Bytes, 0)); err != nil {
 		return Image{}, err
 	}
 	name, to, err := s.newIncoming()
@@ -143,7 +143,7 @@ func (k *sink) take(ctx context.Context, r io.Reader, p Progress) error {
 		if k.at+int64(n) > limit {
 			return refuse("give the size that it has, up to the limit", "more than %d bytes came", limit)
 		}
-		if err := errors.Join(k.put(buf[:n]), err, ctx.Err(), k.vanished()); err != nil {
+		if err := errors.Join(k.put(ctx, buf[:n]), err, ctx.Err(), k.vanished()); err != nil {
 			return err
 		}
 		if p != nil && (ended || k.at-told >= max(k.want/200, 16*copyChunk)) {
@@ -188,11 +188,11 @@ func fill(r io.Reader, buf []byte) (n int, err error) {
 }
 
 // put appends bytes and leaves holes for zeros. After an error none of them is there.
-func (k *sink) put(b []byte) (err error) {
+func (k *sink) put(ctx context.Context, b []byte) (err error) {
 	if len(b) == 0 {
 		return nil
 	}
-	if err := k.store.room(int64(len(b))); err != nil {
+	if err := k.store.room(ctx, int64(len(b))); err != nil {
 		return err
 	}
 	defer func() {

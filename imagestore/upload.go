@@ -103,7 +103,7 @@ func (s *Store) BeginUpload(ctx context.Context, size int64, sum Digest) (Upload
 func (s *Store) beginUpload(ctx context.Context, size int64, sum Digest) (UploadID, error) {
 	err := errors.Join(ctx.Err(), Source{Bytes: size, SHA256: sum}.check(s.opt.MaxImageBytes))
 	if err == nil {
-		err = s.room(max(size, 0))
+		err = s.room(ctx, max(size, 0))
 	}
 	if err != nil {
 		return "", err

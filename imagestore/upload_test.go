@@ -330,7 +330,7 @@ func TestUploadDiskFull(t *testing.T) {
 	if !errors.Is(err, imagestore.ErrExhausted) || n <= 0 || n > 88*mib {
 		t.Error(n, err)
 	}
-	if free, err := s.FreeBytes(); err != nil || free < 6*mib { // what metadata took of the reserve
+	if free, err := s.FreeBytes(t.Context(), 0); err != nil || free < 6*mib { // what metadata took of the reserve
 		t.Error(free, err)
 	}
 	if all, err := s.Uploads(t.Context()); err != nil || len(all) != 1 || all[0].Received != n {

@@ -69,7 +69,7 @@ func (s *Store) format(ctx context.Context, v Volume) (err error) {
 		}
 		return err
 	}
-	if err := s.room(v.Bytes / 64); err != nil { // journal, bitmaps and group descriptors; the rest is a hole
+	if err := s.room(ctx, v.Bytes/64); err != nil { // journal, bitmaps and group descriptors; the rest is a hole
 		return err
 	}
 	partial := partialPrefix + v.template()

@@ -139,7 +139,7 @@ var calls = []struct {
 		wire.Proof{Checks: []wire.Check{{Promise: "P1", Unknown: true}}},
 		func(ctx context.Context, c *client.Client) (any, error) { return c.Proof(ctx, id) }},
 	{"records", `{"records":[{"seq":3,"cut":2}]}`, "GET /v1/capsules/" + id + "/records [] ",
-		wire.SwitchRecordList{Records: []wire.SwitchRecord{{Seq: 3, Cut: 2}}},
+		wire.SwitchRecordList{Records: []wire.SwitchRecord{{Seq: 3, Cut: new(2)}}},
 		func(ctx context.Context, c *client.Client) (any, error) { return c.SwitchRecords(ctx, id) }},
 	{"policy", `{"kernel":["a"],"denied":{"packets":18446744073709551615}}`, "GET /v1/capsules/" + id + "/policy [] ",
 		wire.PolicyView{Kernel: []string{"a"}, Denied: wire.Traffic{Packets: 1<<64 - 1}},

@@ -36,7 +36,8 @@ func (c *Client) ResumeCapsule(ctx context.Context, vmid string) (operation stri
 	return operationID(h), nil
 }
 
-// SetCapsuleType changes what a capsule is for, and with it, at once, the policy that it is under. It is idempotent.
+// SetCapsuleType changes what a capsule is for, and with it, at once, the policy that it is under, or
+// neither. It is idempotent.
 func (c *Client) SetCapsuleType(ctx context.Context, vmid, kind string) error {
 	_, err := c.capsule(ctx, call{method: http.MethodPut, path: "/type", json: wire.CapsuleType{Type: kind}}, vmid)
 	return err

@@ -48,7 +48,7 @@ type SwitchRecord struct {
 	Capsule   string    `json:"capsule"`
 	Operation string    `json:"operation"`
 	Kind      string    `json:"kind"`
-	Outcome   string    `json:"outcome"` // succeeded, failed
+	Outcome   string    `json:"outcome"` // succeeded, failed; accepted: a change of the type, before it is in force
 	Cause     string    `json:"cause"`
 	Actor     string    `json:"actor"`
 	Origin    string    `json:"origin"`
@@ -62,7 +62,7 @@ type SwitchRecord struct {
 	DomainHash string   `json:"domain_hash"`
 	Volumes    []string `json:"volumes"`
 	CleanPoint string   `json:"clean_point"`
-	Cut        int      `json:"cut"`      // connections that were cut
+	Cut        *int     `json:"cut"`      // connections that were cut; null when nobody knows how many, and for others than administrators
 	Previous   string   `json:"previous"` // hash of the record before it, whatever capsule that is of
 	Hash       string   `json:"hash"`
 }

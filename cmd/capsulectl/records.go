@@ -20,11 +20,19 @@ var recordColumns = []column[wire.SwitchRecord]{
 	{"OUTCOME", func(r wire.SwitchRecord) string { return r.Outcome }},
 	{"MODE", func(r wire.SwitchRecord) string { return r.Mode }},
 	{"POLICY", func(r wire.SwitchRecord) string { return r.Policy }},
-	{"CUT", func(r wire.SwitchRecord) string { return strconv.Itoa(r.Cut) }},
+	{"CUT", cutText},
 	{"TOOK", stepTime},
 	{"ACTOR", func(r wire.SwitchRecord) string { return r.Actor }},
 	{"HASH", func(r wire.SwitchRecord) string { return short(r.Hash) }},
 	{"CAUSE", func(r wire.SwitchRecord) string { return r.Cause }},
+}
+
+// cutText is how many connections a switch cut. Unknown is not none.
+func cutText(r wire.SwitchRecord) string {
+	if r.Cut == nil {
+		return "unknown"
+	}
+	return strconv.Itoa(*r.Cut)
 }
 
 // stepTime is how long the steps of a switch took.

@@ -65,7 +65,8 @@ func (a *app) setCommand() *cobra.Command {
 		Use:   "set CAPSULE --type TYPE",
 		Short: "Change what a capsule is for",
 		Long: `Change the type of a capsule, which chooses its secure policy: DEMO and RESEARCH share one, RESEARCH-FULL has its
-own. For a capsule in secure mode the other policy is in force when the command returns. Administrators only.`,
+own. For a capsule in secure mode the other policy is in force when the command returns; where it cannot be put in force
+the type stays as it was. Administrators only.`,
 		Example:           "  capsulectl set 0a1b --type RESEARCH-FULL",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeInTurn(a.complete(capsuleCandidates)),

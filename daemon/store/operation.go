@@ -21,6 +21,8 @@ type Operation struct {
 	Cause    string // for everyone who may see it
 	Detail   string // for administrators
 	Argument string // what the steps need beyond the record
+	Cut      *int   // connections that its steps cut; nil when nobody knows how many
+	Reserved string // what is not as it should be and does not fail it, such as a guest that mounts nothing
 	Actor    string
 	Origin   string
 	Request  string
@@ -55,19 +57,20 @@ func (t *Tx) UpdateOperation(o Operation) error {
 		return fmt.Errorf("store: steps: %w", err)
 	}
 	return t.one(ErrStale, `UPDATE operations SET state = ?, step = ?, steps = ?, progress = ?,
-		code = coalesce(nullif(?, ''), code), cause = coalesce(nullif(?, ''), cause), detail = coalesce(nullif(?, ''), detail), ended = ?
+		code = coalesce(nullif(?, ''), code), cause = coalesce(nullif(?, ''), cause), detail = coalesce(nullif(?, ''), detail),
+		cut = ?, reserved = ?, ended = ?
 		WHERE id = ? AND ended IS NULL`,
-		o.State, o.Step, string(steps), o.Progress, o.Code, o.Cause, o.Detail, stamp(o.Ended), o.ID)
+		o.State, o.Step, string(steps), o.Progress, o.Code, o.Cause, o.Detail, o.Cut, o.Reserved, stamp(o.Ended), o.ID)
 }
 
-const operationQuery = `SELECT id, kind, target, owner, state, step, steps, progress, code, cause, detail, argument, actor, origin, request, started, ended
+const operationQuery = `SELECT id, kind, target, owner, state, step, steps, progress, code, cause, detail, argument, cut, reserved, actor, origin, request, started, ended
 	FROM operations `
 
 func scanOperation(s scanner) (o Operation, err error) {
 	var steps string
 	var started, ended sql.NullInt64
 	if err = s.Scan(&o.ID, &o.Kind, &o.Target, &o.Owner, &o.State, &o.Step, &steps, &o.Progress, &o.Code, &o.Cause, &o.Detail, &o.Argument,
-		&o.Actor, &o.Origin, &o.Request, &started, &ended); err != nil {
+		&o.Cut, &o.Reserved, &o.Actor, &o.Origin, &o.Request, &started, &ended); err != nil {
 		return o, err
 	}
 	o.Started, o.Ended = unstamp(started), unstamp(ended)

@@ -186,6 +186,11 @@ CREATE TABLE metadefs (
 	updated_at     INTEGER NOT NULL
 ) STRICT;
 `,
+	// 5: what the steps of an operation found, for those that come after a restart
+	`
+ALTER TABLE operations ADD COLUMN cut INTEGER;                             -- connections; NULL when nobody knows how many
+ALTER TABLE operations ADD COLUMN reserved TEXT NOT NULL DEFAULT '';       -- what is not as it should be and does not fail it
+`,
 }
 
 func (db *DB) migrate(ctx context.Context) error {

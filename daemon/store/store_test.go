@@ -209,7 +209,7 @@ func TestOneOpenOperation(t *testing.T) {
 	if err := db.Update(t.Context(), func(tx *store.Tx) error { return tx.InsertOperation(second) }); !errors.Is(err, store.ErrTaken) {
 		t.Errorf("a second open operation: %v", err)
 	}
-	op.State, op.Ended = "done", time.Unix(6, 0).UTC()
+	op.State, op.Ended, op.Cut, op.Reserved = "done", time.Unix(6, 0).UTC(), new(0), "r" // none is not unknown
 	update(t, db, func(tx *store.Tx) error { return errors.Join(tx.UpdateOperation(op), tx.InsertOperation(second)) })
 	if err := db.Update(t.Context(), func(tx *store.Tx) error { return tx.UpdateOperation(op) }); !errors.Is(err, store.ErrStale) {
 		t.Errorf("an ended operation was changed: %v", err)
