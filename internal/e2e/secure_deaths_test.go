@@ -3,7 +3,9 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -42,46 +44,120 @@ func TestSecureDaemonDies(t *testing.T) {
 	v.clock()
 }
 
-// TestSecureLibvirtdDies kills libvirtd at every step of both ways, and starts it again.
+// lasting are the steps in which libvirt or QEMU work for longer than a blink, or change what no journal knows of: there a
+// blow falls into the midst of the work, or between its effect and the journal. At the end of the other steps it would find
+// what the blow at the begin of the next one finds.
+var lasting = map[string][]string{"enter": {"clean-point", "attach", "mount"}, "leave": {"destroy", "define", "restore", "resume"}}
+
+// TestSecureLibvirtdDies kills libvirtd at every step of both ways, and within those that last, and starts it again.
 func TestSecureLibvirtdDies(t *testing.T) {
 	v := newVault(t)
 	v.ssh(v.id, "true")
 	v.beacon()
 	v.secure()
 	v.maintenance()
-	v.bear(v.steps(), blow{name: "libvirtd killed",
-		strike: func(v *vault) { testhost.KillLibvirtd(v.t) },
-		heal: func(v *vault) {
-			testhost.StartLibvirtd(v.t)
-			v.ready()
-		},
-	})
+	died := libvirtdDies
+	v.bear(v.steps(), died)
+	died.name, died.late = "libvirtd killed within the step", true
+	v.bear(lasting, died)
 }
 
-// TestSecureQEMUDies kills QEMU at every step of both ways at which there is one. The guest is not waited for: it dies
-// as it boots, and mounts nothing.
+var libvirtdDies = blow{name: "libvirtd killed",
+	strike: func(v *vault) { testhost.KillLibvirtd(v.t) },
+	heal: func(v *vault) {
+		testhost.StartLibvirtd(v.t)
+		v.ready()
+	},
+}
+
+// TestSecureQEMUDies kills QEMU at every step of both ways at which there is one, and within those that last. The guest is
+// not waited for: it dies as it boots, and mounts nothing.
 func TestSecureQEMUDies(t *testing.T) {
 	v := newVault(t, `secure.mount_wait = "1s"`, `secure.flush_wait = "1s"`)
 	v.secure()
 	v.maintenance()
-	v.bear(v.steps(), blow{name: "QEMU killed",
-		strike: func(v *vault) {
-			if pid := qemu(v.t, v.id); pid != 0 {
-				_ = syscall.Kill(pid, syscall.SIGKILL)
-			}
-		},
-		heal: func(*vault) {},
-	})
+	died := qemuDies
+	v.bear(v.steps(), died)
+	died.name, died.late = "QEMU killed within the step", true
+	v.bear(lasting, died)
 }
 
-// TestSecureDNSMasqDies kills the network's dnsmasq in the middle of both ways: that is no reason for anything.
+var qemuDies = blow{name: "QEMU killed",
+	strike: func(v *vault) {
+		if pid := qemu(v.t, v.id); pid != 0 {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	},
+	heal: func(*vault) {},
+}
+
+// TestSecureUndoDies lets an entry fail once its clean point is taken, for a volume that is gone, and kills the daemon,
+// libvirtd and QEMU while that is taken back: as it begins, when the process is gone, and when the clean point is there again.
+func TestSecureUndoDies(t *testing.T) {
+	v := newVault(t, `secure.mount_wait = "1s"`, `secure.flush_wait = "1s"`)
+	v.secure()
+	v.maintenance()
+	var before int
+	moments := []struct {
+		name string
+		now  func() bool
+	}{
+		{"as it begins", func() bool { return true }},
+		{"with no process", func() bool { return qemu(v.t, v.id) == 0 }},
+		{"with the clean point back", func() bool { pid := qemu(v.t, v.id); return pid != 0 && pid != before }},
+	}
+	for _, b := range []blow{
+		{name: "daemon killed", strike: func(v *vault) { v.Kill() }, heal: func(v *vault) { v.start() }},
+		libvirtdDies, qemuDies,
+	} {
+		for _, m := range moments {
+			if b.name == qemuDies.name && m.name == "with no process" {
+				continue
+			}
+			v.run(b.name+" "+m.name, func() {
+				before = qemu(v.t, v.id)
+				path := v.volumeFile()
+				spare := filepath.Join(v.dir, "spare")
+				if err := os.Rename(path, spare); err != nil {
+					v.t.Fatal(err)
+				}
+				asked := make(chan struct{})
+				go func() {
+					defer close(asked)
+					_, _ = v.Ctl(v.t.Context(), "switch", v.id, "secure")
+				}()
+				met := v.undoing("enter", m.now, func() { b.strike(v) })
+				<-asked
+				b.heal(v)
+				v.settle()
+				if err := os.Rename(spare, path); err != nil {
+					v.t.Fatal(err)
+				}
+				if !met {
+					v.t.Fatal("the way back was over before the blow")
+				}
+				outcome := v.truth("enter")
+				v.t.Log(outcome)
+				if !strings.HasPrefix(outcome, "failed") {
+					v.t.Error("it succeeded without a volume")
+				}
+				v.recovered()
+				if v.status(v.id).Mode == "SECURE" { // held, and brought back to where it was
+					v.maintenance()
+				}
+			})
+		}
+	}
+}
+
+// TestSecureDNSMasqDies kills the network's dnsmasq at every step of both ways: that is no reason for anything.
 func TestSecureDNSMasqDies(t *testing.T) {
 	v := newVault(t)
 	v.ssh(v.id, "true")
 	v.beacon()
 	v.secure()
 	v.maintenance()
-	v.bear(map[string][]string{"enter": {"fence", "attach", "mount", "policy"}, "leave": {"fence", "restore", "policy"}}, blow{name: "dnsmasq killed",
+	v.bear(v.steps(), blow{name: "dnsmasq killed",
 		strike: (*vault).killDNSMasq,
 		heal: func(v *vault) {
 			v.settle()
@@ -140,6 +216,7 @@ func TestSecureRestorerFails(t *testing.T) {
 		name   string
 		signal syscall.Signal
 	}{{"iptables-restore hangs", syscall.SIGSTOP}, {"iptables-restore is killed", syscall.SIGKILL}} { // it is started again when it is needed
+		hits := 0
 		v.bear(map[string][]string{"enter": {"fence", "policy"}, "leave": {"fence", "policy"}}, blow{name: row.name,
 			strike: func(v *vault) {
 				out, _ := exec.Command("pgrep", "-P", strconv.Itoa(v.Pid()), "-f", "tables-restore").Output()
@@ -148,11 +225,15 @@ func TestSecureRestorerFails(t *testing.T) {
 					v.t.Log("it is not there: it was ended by the blow before, and not needed since")
 				}
 				for _, pid := range pids {
-					n, _ := strconv.Atoi(pid)
-					_ = syscall.Kill(n, row.signal)
+					if n, err := strconv.Atoi(pid); err == nil && syscall.Kill(n, row.signal) == nil {
+						hits++
+					}
 				}
 			},
 			heal: func(v *vault) { v.settle() },
 		})
+		if hits == 0 {
+			v.t.Errorf("%s: it was never there", row.name)
+		}
 	}
 }

@@ -59,6 +59,37 @@ func (v *vault) newest(kind string) wire.Operation {
 // when the operation went past the step between two looks.
 func (v *vault) at(kind, step string, order []string, do func()) (met bool) {
 	v.t.Helper()
+	v.journal(500*time.Microsecond, func(ctx context.Context, conn *sql.Conn, began bool) (there, over bool, err error) {
+		now, failed, err := underWay(ctx, conn, v.id, kind)
+		if err != nil || failed {
+			return false, began && failed, err
+		}
+		if met = now == step; met {
+			do()
+		}
+		return true, met || slices.Index(order, now) > slices.Index(order, step), nil
+	})
+	return met
+}
+
+// undoing waits until an operation of a kind that failed is being taken back, and it is the moment, and calls do then. As
+// in at the daemon writes nothing meanwhile. It is false when the operation ended before.
+func (v *vault) undoing(kind string, moment func() bool, do func()) (met bool) {
+	v.t.Helper()
+	v.journal(20*time.Millisecond, func(ctx context.Context, conn *sql.Conn, _ bool) (there, over bool, err error) {
+		_, failed, err := underWay(ctx, conn, v.id, kind)
+		if met = err == nil && failed && moment(); met {
+			do()
+		}
+		return err == nil, met, err
+	})
+	return met
+}
+
+// journal looks at the daemon's journal, with its lock held, until a look says that it is over, or what it looked for was
+// there and is no more (sql.ErrNoRows). In the pause between two looks the daemon may go on.
+func (v *vault) journal(pause time.Duration, look func(ctx context.Context, conn *sql.Conn, began bool) (there, over bool, err error)) {
+	v.t.Helper()
 	ctx, cancel := context.WithTimeout(v.t.Context(), patience)
 	defer cancel()
 	db, err := sql.Open("sqlite3", "file:"+filepath.Join(v.dir, "capsuled.db")+"?_busy_timeout=10000")
@@ -71,32 +102,22 @@ func (v *vault) at(kind, step string, order []string, do func()) (met bool) {
 		v.t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	began := false
-	for {
-		over := false
-		err := locked(ctx, conn, func() error {
-			now, err := underWay(ctx, conn, v.id, kind)
-			switch {
-			case errors.Is(err, sql.ErrNoRows):
+	for began, over := false, false; !over; {
+		err := locked(ctx, conn, func() (err error) {
+			var there bool
+			if there, over, err = look(ctx, conn, began); errors.Is(err, sql.ErrNoRows) {
 				over = began
 				return nil
-			case err != nil:
-				return err
 			}
-			began = true
-			if met = now == step; met {
-				do()
-			}
-			over = met || slices.Index(order, now) > slices.Index(order, step)
-			return nil
+			began = began || there
+			return err
 		})
 		if err != nil {
 			v.t.Fatalf("the daemon's journal: %v", err)
 		}
-		if over {
-			return met
+		if !over {
+			time.Sleep(pause)
 		}
-		time.Sleep(500 * time.Microsecond) // between two looks the daemon may go on
 	}
 }
 
@@ -110,10 +131,10 @@ func locked(ctx context.Context, conn *sql.Conn, do func() error) error {
 	return errors.Join(err, undone)
 }
 
-// underWay is the step that an operation under way is at.
-func underWay(ctx context.Context, conn *sql.Conn, target, kind string) (step string, err error) {
-	err = conn.QueryRowContext(ctx, "SELECT step FROM operations WHERE target = ? AND kind = ? AND ended IS NULL AND code = ''", target, kind).Scan(&step)
-	return step, err
+// underWay is the step that an operation under way is at, and whether it failed there and is being taken back.
+func underWay(ctx context.Context, conn *sql.Conn, target, kind string) (step string, failed bool, err error) {
+	err = conn.QueryRowContext(ctx, "SELECT step, code <> '' FROM operations WHERE target = ? AND kind = ? AND ended IS NULL", target, kind).Scan(&step, &failed)
+	return step, failed, err
 }
 
 // blow is something that happens in the middle of a switch.
