@@ -19,8 +19,8 @@ type Chains struct {
 	opt     Options
 	metrics *metrics
 	tables  *nfTables
-	flows   *netlink.Handle // one that stays open, as tables does
-	nft     bool            // iptables writes to nf_tables, so the generation tells of changes to either layer
+	flows   flowTable // a netlink.Handle that stays open, as tables does
+	nft     bool      // iptables writes to nf_tables, so the generation tells of changes to either layer
 	links   linkLayer
 
 	seen atomic.Pointer[view] // of want, for those who cannot wait for a change to end
@@ -167,8 +167,9 @@ func (c *Chains) all(ctx context.Context, before wanted, verb string) error {
 	}
 	have, err := observe(ctx)
 	if err == nil {
-		if err = c.change(ctx, have, before); err != nil {
-			err = errors.Join(err, c.retreat(ctx, have.bridge.elements, before))
+		var held elements
+		if held, err = c.change(ctx, have, before); err != nil {
+			err = errors.Join(err, c.retreat(ctx, held, before))
 		}
 	}
 	err = c.settle(err, verb)
@@ -320,7 +321,8 @@ func (c *Chains) swapOrChange(ctx context.Context, tap string, before wanted) er
 	if err != nil {
 		return err
 	}
-	return c.change(ctx, have, before)
+	_, err = c.change(ctx, have, before)
+	return err
 }
 
 // settle notes how a change ended.
