@@ -176,7 +176,7 @@ func (s *sight) seeLink(e *Evidence, tap string) {
 	}
 	e.Link, e.Port = i.state, i.port
 	e.Kernel = append(e.Kernel, "link: "+string(e.Link), "port: "+string(e.Port))
-	e.LinkDifference, e.PortDifference = s.want.linkDifference(tap, i), s.want.portDifference(tap, s.opt.Bridge, i)
+	e.LinkDifference, e.PortDifference = s.want.linkDifference(tap, i), portDifference(tap, s.opt.Bridge, i)
 	for _, d := range []string{e.LinkDifference, e.PortDifference} {
 		if d != "" {
 			e.Differences = append(e.Differences, d)

@@ -147,17 +147,16 @@ func (w wanted) linkDifference(tap string, now linkInfo) string {
 	return ""
 }
 
-// portDifference says in words how a tap's port differs from what it should be; "" if it does not. A tap of nobody that
-// is not on our bridge is no business of ours.
-func (w wanted) portDifference(tap, bridge string, now linkInfo) string {
-	_, bound := w.bindings[tap]
+// portDifference says in words how the port of a tap, somebody's or nobody's, differs from what it should be; "" if it
+// does not.
+func portDifference(tap, bridge string, now linkInfo) string {
 	switch {
 	case now.state == NoLink:
 	case now.port == OpenPort:
 		return tap + ": port not isolated, should be"
-	case now.port == OtherPort && bound:
+	case now.port == OtherPort:
 		return tap + ": a port of another bridge, should be one of " + bridge
-	case now.port == NoPort && bound:
+	case now.port == NoPort:
 		return tap + ": on no bridge, should be on " + bridge
 	}
 	return ""
@@ -183,7 +182,7 @@ func (c *Chains) lookAtLinks() (diffs []string, beginning bool, err error) {
 	all, err := c.links.taps()
 	for _, tap := range slices.Sorted(maps.Keys(all)) {
 		i := all[tap]
-		for _, d := range []string{c.want.linkDifference(tap, i), c.want.portDifference(tap, c.opt.Bridge, i)} {
+		for _, d := range []string{c.want.linkDifference(tap, i), portDifference(tap, c.opt.Bridge, i)} {
 			if d != "" && (i.state == LinkUp || i.placed()) {
 				diffs, beginning = append(diffs, d), beginning || i.state == LinkDown
 			}
