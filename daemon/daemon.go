@@ -147,6 +147,8 @@ type Options struct {
 	CutConsoles    bool                            // entering secure mode throws viewers out
 	// Disconnect ends the connections to local TCP ports and says how many there were; nil means firewall.Disconnect.
 	Disconnect func(ctx context.Context, ports ...uint16) (int, error)
+	// Own says whether packets to an address end at this host; nil means firewall.Own.
+	Own func(netip.Addr) (bool, error)
 
 	FetchRules   imagestore.FetchRules // where images may be fetched from; no host in Allow means from nowhere
 	Clean        imagestore.Clean      // what does not travel with the image of a capsule
@@ -243,6 +245,9 @@ func New(opt Options) (*Daemon, error) {
 	if opt.Disconnect == nil {
 		opt.Disconnect = firewall.Disconnect
 	}
+	if opt.Own == nil {
+		opt.Own = firewall.Own
+	}
 	pool, err := newAddresses(opt.Network.Subnet)
 	if err != nil {
 		return nil, err
@@ -296,6 +301,7 @@ func (d *Daemon) Run(ctx context.Context, say func(Readiness)) error {
 		return err
 	}
 	d.complain(ctx, "record of the policies", d.notePoliciesRead(ctx))
+	d.warnOwn(ctx)
 	d.seedCatalogue(ctx)
 	d.complain(ctx, "images that wait for other hosts", d.activateComplete(ctx))
 	if !d.settle(ctx, say) {

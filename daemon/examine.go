@@ -158,10 +158,12 @@ func (d *Daemon) examineFence(ctx context.Context, e *examination, rules func(co
 	}
 	e.RulesHash, e.denied = ev.Hash, deniedOf(ev)
 	name := policyWord(ev.Policy)
-	wrong := slices.DeleteFunc(slices.Clone(ev.Differences), func(d string) bool { return d == ev.LinkDifference })
+	wrong := slices.DeleteFunc(slices.Clone(ev.Differences), func(d string) bool { return d == ev.LinkDifference || d == ev.PortDifference })
 	e.check("P1", what, len(wrong) == 0, "%s", found(wrong, fmt.Sprintf("as policy %s has them (sha256 %.12s)", name, ev.Hash)))
 	e.check("P1", "link of the tap", ev.LinkDifference == "", "%s", cmp.Or(ev.LinkDifference, string(ev.Link)))
-	for _, bad := range []bool{len(wrong) > 0, ev.LinkDifference != ""} {
+	// On the way libvirt may be about to put a tap on the bridge that it has just made.
+	e.expect("P1", "port of the tap", ev.PortDifference == "", "%s", cmp.Or(ev.PortDifference, string(ev.Port)))
+	for _, bad := range []bool{len(wrong) > 0, ev.LinkDifference != "", ev.PortDifference != "" && !e.moving} {
 		if bad {
 			e.fenceFaults++
 		}
@@ -258,7 +260,7 @@ func (d *Daemon) examineDomain(e *examination, seen domain.Inspection, there ima
 	consoles := seen.Live.Graphics
 	e.expect("P1", "consoles of the live domain", len(consoles) == 1 && strings.HasPrefix(consoles[0], "vnc ") && strings.HasSuffix(consoles[0], fmt.Sprintf(":%d", e.c.VNCPort)),
 		"%s", strings.Join(consoles, ", "))
-	nic, ok := ownNIC(seen.Live, e.c)
+	nic, ok := ownNIC(seen.Live, e.c, d.opt.Network.Name)
 	e.check("P1", "network interfaces of the live domain", ok, "%s", nic)
 	if !known {
 		return
@@ -288,13 +290,15 @@ func yes(there bool) string {
 	return "none"
 }
 
-// ownNIC says whether a domain has the one interface that its fence is about.
-func ownNIC(live *domain.Devices, c store.Capsule) (string, bool) {
+// ownNIC says whether a domain has the one interface that its fence is about, as libvirt would make it again. What its
+// tap is a port of now the fence says.
+func ownNIC(live *domain.Devices, c store.Capsule, network string) (string, bool) {
 	if len(live.NICs) != 1 {
 		return fmt.Sprintf("%d", len(live.NICs)), false
 	}
 	n := live.NICs[0]
-	return fmt.Sprintf("%s, MAC %s, isolated %t", n.Tap, n.MAC, n.Isolated), n.Tap == c.Key && n.MAC == c.MAC && n.Isolated
+	return fmt.Sprintf("%s, MAC %s, network %s, isolated by its definition %t", n.Tap, n.MAC, n.Network, n.Isolated),
+		n.Tap == c.Key && n.MAC == c.MAC && n.Network == network && n.Isolated
 }
 
 // examineHolders looks for processes that have a volume open which nobody should have.

@@ -70,6 +70,9 @@ func TestEachCheckCanFail(t *testing.T) {
 		{"a link", tampered{evidence: func(e *firewall.Evidence) {
 			e.Link, e.LinkDifference, e.Differences = firewall.LinkUp, "link up", []string{"link up"}
 		}}, "P1: link of the tap"},
+		{"a port", tampered{evidence: func(e *firewall.Evidence) {
+			e.Port, e.PortDifference, e.Differences = firewall.OpenPort, "not isolated", []string{"not isolated"}
+		}}, "P1: port of the tap"},
 		{"a policy that opens", tampered{evidence: func(e *firewall.Evidence) { e.Policy = "maintenance" }}, "P1: policy is fit for data"},
 		{"another secure policy", tampered{evidence: func(e *firewall.Evidence) { e.Policy = "secure-full" }}, "P1: policy in force"},
 		{"a volume less", tampered{seen: func(in *domain.Inspection) { in.Live.Disks = in.Live.Disks[:2] }}, "P1: disks of the live domain"},
@@ -77,6 +80,7 @@ func TestEachCheckCanFail(t *testing.T) {
 		{"a device put out", tampered{seen: func(in *domain.Inspection) { in.Ejected = []string{"rng virtio"} }}, "P1: devices that the guest put out"},
 		{"a device", tampered{seen: func(in *domain.Inspection) { in.Live.Foreign = []string{"a host device"} }}, "P1: other devices of the live domain"},
 		{"another tap", tampered{seen: nic(func(n *domain.NICSeen) { n.Tap = "vnet0" })}, "P1: network interfaces"},
+		{"another network", tampered{seen: nic(func(n *domain.NICSeen) { n.Network = "default" })}, "P1: network interfaces"},
 		{"another MAC", tampered{seen: nic(func(n *domain.NICSeen) { n.MAC = "52:54:00:00:00:01" })}, "P1: network interfaces"},
 		{"no isolation", tampered{seen: nic(func(n *domain.NICSeen) { n.Isolated = false })}, "P1: network interfaces"},
 		{"a second console", tampered{seen: func(in *domain.Inspection) { in.Live.Graphics = append(in.Live.Graphics, "vnc 0.0.0.0:5999") }}, "P1: consoles of the live domain"},
@@ -103,8 +107,8 @@ func TestEachCheckCanFail(t *testing.T) {
 				failed = append(failed, c.Promise+": "+c.What)
 			}
 		}
-		if row.name == "a link" && len(failed) != 1 {
-			t.Errorf("a link fails %q", failed)
+		if (row.name == "a link" || row.name == "a port") && len(failed) != 1 {
+			t.Errorf("%s fails %q", row.name, failed)
 		}
 		if all := strings.Join(failed, "\n"); p.Proved || p.Unknown || !strings.Contains(all, row.want) {
 			t.Errorf("%s: proved %t, failed %q, want %q", row.name, p.Proved, failed, row.want)
@@ -113,5 +117,29 @@ func TestEachCheckCanFail(t *testing.T) {
 	host.seen, host.evidence, host.point = nil, nil, nil
 	if p, err := b.Prove(t.Context(), alice, id); err != nil || !p.Proved {
 		t.Errorf("with nothing changed: %+v, %v", p, err)
+	}
+}
+
+// TestPortOnTheWay: a tap that is not on the bridge while libvirt makes the domain disproves nothing, and proves nothing.
+func TestPortOnTheWay(t *testing.T) {
+	host := &tampered{}
+	b := newBench(t, func(o *daemon.Options) {
+		host.machine = o.Domains.(*machine)
+		o.Fences = tamperedRules{o.Fences.(fencesOf), host}
+	})
+	id := b.launched()
+	reached, release := b.machine.hold("Checkpoint")
+	op, err := b.SwitchCapsule(t.Context(), alice, id, daemon.Secure, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-reached
+	host.evidence = func(e *firewall.Evidence) { e.Port, e.PortDifference = firewall.NoPort, "on no bridge" }
+	p, err := b.Prove(t.Context(), alice, id)
+	host.evidence = nil
+	release()
+	b.succeed(op, nil)
+	if err != nil || p.Proved || !p.Unknown {
+		t.Errorf("proved %t, unknown %t, %v: %+v", p.Proved, p.Unknown, err, p.Checks)
 	}
 }

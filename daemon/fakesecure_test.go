@@ -103,7 +103,7 @@ func (m *machine) Inspect(ctx context.Context, id domain.ID) (seen domain.Inspec
 }
 
 func devices(d *fakeDomain, disks []domain.Disk) *domain.Devices {
-	v := &domain.Devices{Graphics: []string{fmt.Sprintf("vnc %s:%d", d.spec.VNC.Listen, d.spec.VNC.Port)}, NICs: []domain.NICSeen{{Tap: d.spec.NIC.Tap, MAC: d.spec.NIC.MAC.String(), LinkUp: true, Isolated: true}}}
+	v := &domain.Devices{Graphics: []string{fmt.Sprintf("vnc %s:%d", d.spec.VNC.Listen, d.spec.VNC.Port)}, NICs: []domain.NICSeen{{Network: d.spec.NIC.Network, Tap: d.spec.NIC.Tap, MAC: d.spec.NIC.MAC.String(), LinkUp: true, Isolated: true}}}
 	for _, disk := range disks {
 		seen := domain.DiskSeen{Path: disk.Path, Serial: disk.Serial}
 		for b := disk.Backing; b != nil; b = b.Backing {
@@ -276,7 +276,7 @@ func (m *machine) SetPolicies(ctx context.Context, all []policy.Policy) error {
 func (m *machine) Inspect2(ctx context.Context, tap string) (e firewall.Evidence, err error) {
 	m.looking.Add(1)
 	err = m.call(ctx, "InspectFence", func() error {
-		e = firewall.Evidence{Policy: m.bindings[tap].Policy, Hash: "rules", Link: firewall.LinkDown, Flows: 2, Denied: firewall.Count{Packets: 7}, DeniedByBridge: firewall.Count{Packets: 4}}
+		e = firewall.Evidence{Policy: m.bindings[tap].Policy, Hash: "rules", Link: firewall.LinkDown, Port: firewall.IsolatedPort, Flows: 2, Denied: firewall.Count{Packets: 7}, DeniedByBridge: firewall.Count{Packets: 4}}
 		if e.Policy == firewall.Closed { // they were cut
 			e.Flows = 0
 		}

@@ -75,6 +75,7 @@ func (d *Daemon) ReloadPolicies(ctx context.Context, c Caller) (list []PolicyInf
 		return nil, err
 	}
 	d.log.LogAttrs(ctx, slog.LevelInfo, "policies reloaded", slog.String("policies", digestsOf(set)))
+	d.warnOwn(ctx)
 	err = d.store.Update(ctx, func(tx *store.Tx) error {
 		return errors.Join(d.notePolicies(tx, c, kind), tx.Audit(auditRow(c.GUID, c.From, c.Request, kind, "", "succeeded", digestsOf(set))))
 	})
@@ -242,9 +243,48 @@ func (d *Daemon) ExplainPacket(ctx context.Context, c Caller, id, packet string)
 	} else if !pk.Host && subnet.Contains(pk.Peer) {
 		return Explanation{Packet: pk.String(), Policy: d.policyOf(capsule).Name, Source: p.Source, Why: "dropped: capsules never reach each other"}, nil
 	}
+	if !pk.Host && pk.Peer.Is4() {
+		own, err := d.opt.Own(pk.Peer)
+		if err != nil {
+			return Explanation{}, classify(err)
+		}
+		if own {
+			return Explanation{Packet: pk.String(), Policy: d.policyOf(capsule).Name, Source: p.Source, Why: fmt.Sprintf("dropped: %v is %s", pk.Peer, ownClosed)}, nil
+		}
+	}
 	verdict := p.Explain(pk)
 	x := Explanation{Packet: pk.String(), Policy: d.policyOf(capsule).Name, Allowed: verdict.Allowed, Line: verdict.Line, Source: p.Source, Why: verdict.Why}
 	return x, nil
+}
+
+// ownClosed is why a packet to or from an address of the host is dropped, whatever the policies say.
+const ownClosed = `an address of this host, of which "host", its address on the bridge, is the only one that a policy opens`
+
+// warnOwn warns of rules that allow what the kernel drops: their peer is an address of this host. A policy may be the same
+// on many hosts, so that is no fault of it.
+func (d *Daemon) warnOwn(ctx context.Context) {
+	d.mu.Lock()
+	set := d.policies
+	d.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(set)) {
+		for _, r := range set[name].Rules {
+			for _, peer := range r.Peers {
+				if r.Deny || !peer.IsSingleIP() {
+					continue
+				}
+				own, err := d.opt.Own(peer.Addr())
+				if err != nil {
+					d.complain(ctx, "addresses of the host", err)
+					return
+				}
+				if !own {
+					continue
+				}
+				d.log.LogAttrs(ctx, slog.LevelWarn, "policy allows a peer that stays closed", slog.String("policy", name), slog.Int("line", r.Line),
+					slog.String("peer", peer.Addr().String()), slog.String("why", "it is "+ownClosed))
+			}
+		}
+	}
 }
 
 // forAdmin reads a capsule for an administrator.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os/exec"
 	"runtime"
+	"slices"
 	"sync/atomic"
 
 	"github.com/coreos/go-iptables/iptables"
@@ -18,8 +19,8 @@ type Chains struct {
 	opt     Options
 	metrics *metrics
 	tables  *nfTables
-	flows   *netlink.Handle // one that stays open, as tables does
-	nft     bool            // iptables writes to nf_tables, so the generation tells of changes to either layer
+	flows   flowTable // a netlink.Handle that stays open, as tables does
+	nft     bool      // iptables writes to nf_tables, so the generation tells of changes to either layer
 	links   linkLayer
 
 	seen atomic.Pointer[view] // of want, for those who cannot wait for a change to end
@@ -28,7 +29,7 @@ type Chains struct {
 	want    wanted   // what should be
 	applied bool     // Apply was called: want is the whole set, not what a fresh process happens to know
 	unsure  bool     // a change went wrong: what the kernel has is not what we last gave it
-	guarded bool     // GuardBridge was called: Verify looks at its settings too
+	guarded bool     // GuardBridge was called: there was a bridge, and one that is gone is a difference
 	restore restorer // for small changes of the IPv4 tables
 	reading *reading // what was last read back, nil if want is another since
 	legacy  string   // the legacy tables that were last seen
@@ -72,7 +73,7 @@ func New(opt Options) (*Chains, error) {
 	if err != nil {
 		return nil, fmt.Errorf("firewall: netlink: %w: %w", ErrUnavailable, err)
 	}
-	links, err := openLinks()
+	links, err := openLinks(opt.Bridge)
 	if err != nil {
 		return nil, fmt.Errorf("firewall: netlink: %w: %w", ErrUnavailable, err)
 	}
@@ -166,8 +167,9 @@ func (c *Chains) all(ctx context.Context, before wanted, verb string) error {
 	}
 	have, err := observe(ctx)
 	if err == nil {
-		if err = c.change(ctx, have, before); err != nil {
-			err = errors.Join(err, c.retreat(ctx, have.bridge.elements, before))
+		var held elements
+		if held, err = c.change(ctx, have, before); err != nil {
+			err = errors.Join(err, c.retreat(ctx, held, before))
 		}
 	}
 	err = c.settle(err, verb)
@@ -319,7 +321,8 @@ func (c *Chains) swapOrChange(ctx context.Context, tap string, before wanted) er
 	if err != nil {
 		return err
 	}
-	return c.change(ctx, have, before)
+	_, err = c.change(ctx, have, before)
+	return err
 }
 
 // settle notes how a change ended.
@@ -335,9 +338,10 @@ func (c *Chains) settle(err error, verb string) error {
 }
 
 // Verify reads the kernel and says in words what is not as it should be: rules missing, changed or left
-// over, a jump that is no longer first, a link that is up or down and should not be, and, once GuardBridge was called,
-// settings that were changed. Nothing said means all is well; it changes nothing, and Apply repairs all but the
-// settings. It may be called every few seconds: rules are read again only if anybody changed any since they were last
+// over, a jump that is no longer first, a link that is up or down and should not be, a tap of the bridge that is not
+// isolated, and settings that GuardBridge would change, or, once it was called, a bridge that is gone. Nothing said means
+// that all is well, but for taps that are not on the bridge: those are down, and only Evidence tells of them, for nothing
+// here can mend that. It changes nothing, and Apply repairs all but the settings. It may be called every few seconds: rules are read again only if anybody changed any since they were last
 // read.
 //
 // Tables of iptables-legacy beside nf_tables are no difference, because they can open nothing that ours shut
@@ -353,18 +357,15 @@ func (c *Chains) Verify(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("firewall: verify: %w", err)
 	}
-	links, err := c.wrongLinks()
+	links, err := c.wrongLinks(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("firewall: verify: %w", err)
 	}
-	diffs = append(diffs, links...)
-	if c.guarded {
-		wrong, err := c.wrongSettings()
-		if err != nil {
-			return nil, fmt.Errorf("firewall: verify: %w", err)
-		}
-		diffs = append(diffs, wrong...)
+	wrong, err := c.wrongSettings()
+	if err != nil {
+		return nil, fmt.Errorf("firewall: verify: %w", err)
 	}
+	diffs = slices.Concat(diffs, links, wrong)
 	if err := c.watchLegacy(ctx); err != nil {
 		return nil, fmt.Errorf("firewall: verify: %w", err)
 	}

@@ -131,10 +131,10 @@ func (c *Chains) unforward(ctx context.Context, after wanted, b Binding) {
 
 // change goes from have to c.want: tighter before looser. The bridge layer first keeps only what is the same
 // before and after; then the IP layer changes; then the connections of all others are cut; then the bridge
-// layer opens.
-func (c *Chains) change(ctx context.Context, have state, before wanted) error {
+// layer opens. It returns what the bridge layer keeps all the while, also on an error: what is not in it was to be shut.
+func (c *Chains) change(ctx context.Context, have state, before wanted) (hold elements, err error) {
 	want := c.opt.compileBridge(c.want)
-	hold := want.common(have.bridge.elements)
+	hold = want.common(have.bridge.elements)
 	shuts := false
 	for tap := range before.bindings {
 		if before.shuts(tap, c.want) {
@@ -145,22 +145,22 @@ func (c *Chains) change(ctx context.Context, have state, before wanted) error {
 	rules := c.opt.compileIP4(c.want)
 	c.altered(hold, have, rules, before)
 	if err := loadBridge(ctx, c.opt.bridgeChange(have.bridge, hold, c.want.policies)); err != nil {
-		return err
+		return hold, err
 	}
 	if err := ip6.load(ctx, restoreText(have.ip6, c.opt.compileIP6())); err != nil {
-		return err
+		return hold, err
 	}
 	if err := ip4.load(ctx, restoreText(have.ip4, rules)); err != nil {
-		return err
+		return hold, err
 	}
 	// Also where the kernel has nothing of it any more: a small change that went wrong may have come that far, and not to
 	// the cut.
 	if shuts || !hold.equal(have.bridge.elements) || !hold.equal(want) {
 		if err := c.cut(ctx, c.changed(hold)); err != nil {
-			return err
+			return hold, err
 		}
 	}
-	return loadBridge(ctx, elementText(hold, want))
+	return hold, loadBridge(ctx, elementText(hold, want))
 }
 
 // altered shuts in hold the bindings that a process before this one knew otherwise: the same address of the

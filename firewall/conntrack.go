@@ -15,6 +15,14 @@ import (
 // cutAttempts bounds how often a dump of the table that changed meanwhile is repeated.
 const cutAttempts = 10
 
+// flowTable is the kernel's table of connections.
+type flowTable interface {
+	ConntrackTableList(netlink.ConntrackTableType, netlink.InetFamily) ([]*netlink.ConntrackFlow, error)
+	ConntrackDeleteFilters(netlink.ConntrackTableType, netlink.InetFamily, ...netlink.CustomConntrackFilter) (uint, error)
+}
+
+var _ flowTable = (*netlink.Handle)(nil)
+
 // cut deletes the connection tracking entries of those addresses of the subnet that are named (never of the
 // host's own, which is an end of theirs): a connection that a rule once let in must ask the rules again.
 func (c *Chains) cut(ctx context.Context, named func(netip.Addr) bool) error {

@@ -12,7 +12,8 @@
 // nobody, is administratively down. The kernel then takes no frame from whoever holds the tap and gives it none, also
 // when somebody has flushed every rule of the host. It goes down before rules tighten, and up after those are in force
 // that let something through; it needs neither iptables nor nft. A tap that does not exist yet is no error: libvirt makes
-// it, and up; what [Chains.Put] or Apply sets, or [Chains.Changes] hears of, is set then.
+// it, and up; what [Chains.Put] or Apply sets, or [Chains.Changes] hears of, is set then. Taps of the bridge are isolated
+// from each other; one that is a port of another bridge, or of none, stays down whatever its policy, and its Evidence says so.
 //
 // Vocabulary. A [Binding] ties a tap to its MAC, address and policy. A policy ([policy.Policy]) is given by the
 // caller and becomes chains of its own in both layers, which all its bindings share: a binding's own chains go there

@@ -19,7 +19,7 @@ import (
 type Evidence struct {
 	Policy string // that should be in force; Closed for a tap without a binding as well
 
-	// Kernel is the tap's link, and every rule and element that judges its packets, in both layers and IPv6: the jumps of
+	// Kernel is the tap's link and port, and every rule and element that judges its packets, in both layers and IPv6: the jumps of
 	// the built-in chains, our base chains, the way to the tap's own, those of its policy. Chains are in the order of
 	// their names, rules in that of the kernel. What other taps have is left out, so that it stands still while
 	// they come and go.
@@ -29,6 +29,8 @@ type Evidence struct {
 
 	Link           Link   // of the tap: down, when nothing may pass, is a layer of its own
 	LinkDifference string // the one of Differences that is about the link; "" when it is as it should be
+	Port           Port   // of the tap: the isolation of ports is a layer of its own between capsules
+	PortDifference string // the one of Differences that is about the port; "" when it is as it should be
 
 	Flows           int   // connection tracking entries of the tap's address
 	Allowed, Denied Count // since the tap's rules last changed: allowed by the IP layer; denied by either layer
@@ -101,10 +103,8 @@ func (c *Chains) look(ctx context.Context) (*sight, error) {
 	if s.links, err = c.links.taps(); err != nil {
 		return nil, err
 	}
-	if c.guarded {
-		if s.settings, err = c.wrongSettings(); err != nil {
-			return nil, err
-		}
+	if s.settings, err = c.wrongSettings(); err != nil {
+		return nil, err
 	}
 	for _, t := range s.rules {
 		names := map[string]bool{}
@@ -168,15 +168,19 @@ func (s *sight) evidence(tap string) Evidence {
 	return e
 }
 
-// seeLink looks at the link.
+// seeLink looks at the link, and at what it is a port of.
 func (s *sight) seeLink(e *Evidence, tap string) {
-	e.Link = NoLink
-	if i, ok := s.links[tap]; ok {
-		e.Link = i.state
+	i, ok := s.links[tap]
+	if !ok {
+		i = linkInfo{state: NoLink, port: NoPort}
 	}
-	e.Kernel = append(e.Kernel, "link: "+string(e.Link))
-	if e.LinkDifference = s.want.linkDifference(tap, e.Link); e.LinkDifference != "" {
-		e.Differences = append(e.Differences, e.LinkDifference)
+	e.Link, e.Port = i.state, i.port
+	e.Kernel = append(e.Kernel, "link: "+string(e.Link), "port: "+string(e.Port))
+	e.LinkDifference, e.PortDifference = s.want.linkDifference(tap, i), portDifference(tap, s.opt.Bridge, i)
+	for _, d := range []string{e.LinkDifference, e.PortDifference} {
+		if d != "" {
+			e.Differences = append(e.Differences, d)
+		}
 	}
 }
 

@@ -17,6 +17,7 @@ func inspect(t *testing.T, c *Chains, tap string) Evidence {
 	if err != nil {
 		t.Fatal(err)
 	}
+	e.Differences = withoutSettings(e.Differences)
 	return e
 }
 

@@ -58,7 +58,7 @@ func (c *Chains) GuardBridge(ctx context.Context) error {
 			c.opt.Log.LogAttrs(ctx, slog.LevelInfo, "kernel setting changed", slog.String("name", s.name), slog.String("value", s.value))
 		}
 	}
-	c.guarded = true // from now on Verify looks at them, and a bridge that is gone is a difference
+	c.guarded = true // from now on a bridge that is gone is a difference
 	return nil
 }
 
@@ -94,10 +94,19 @@ func readSetting(name string) (string, error) {
 	return strings.TrimSpace(string(value)), err
 }
 
-// wrongSettings says in words which settings are not as they should be.
+// wrongSettings says in words which settings are not as they should be, whether or not it was GuardBridge that set them:
+// a daemon that came back has capsules that run, and may not have come to it. They mean nothing while there is no
+// binding, nor before there is a bridge: then no tap is on it.
 func (c *Chains) wrongSettings() ([]string, error) {
-	if gone, err := c.opt.bridgeGone(); gone || err != nil {
-		return []string{"sysctl: there is no bridge " + c.opt.Bridge}, err
+	if !c.guarded && len(c.want.bindings) == 0 {
+		return nil, nil
+	}
+	gone, err := c.opt.bridgeGone()
+	if err != nil || gone && !c.guarded {
+		return nil, err
+	}
+	if gone {
+		return []string{"sysctl: there is no bridge " + c.opt.Bridge}, nil
 	}
 	wrong, err := c.opt.unguarded()
 	var diffs []string

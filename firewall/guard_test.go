@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -23,7 +24,7 @@ func TestSettingsAreGuarded(t *testing.T) {
 	for name, value := range map[string]string{
 		"net/ipv4/ip_forward": "0", "net/ipv4/conf/capsbr0/rp_filter": "0", "net/ipv6/conf/capsbr0/disable_ipv6": "0",
 	} {
-		wantVerified(t, t.Context(), s.chains)
+		wantGuarded(t, s.chains)
 		right, err := readSetting(name)
 		if err != nil {
 			t.Fatal(err)
@@ -31,8 +32,8 @@ func TestSettingsAreGuarded(t *testing.T) {
 		sysctl(t, name, value)
 		words := "sysctl: " + name + " is not " + right
 		wantNoticed(t, t.Context(), s.chains, words)
-		if e := inspect(t, s.chains, s.one.Tap); !strings.Contains(strings.Join(e.Differences, "\n"), words) {
-			t.Errorf("evidence: %v", e.Differences)
+		if e, err := s.chains.Inspect(t.Context(), s.one.Tap); err != nil || !strings.Contains(strings.Join(e.Differences, "\n"), words) {
+			t.Errorf("evidence: %v, %v", e.Differences, err)
 		}
 		if err := s.chains.GuardBridge(t.Context()); err != nil {
 			t.Fatal(err)
@@ -41,7 +42,33 @@ func TestSettingsAreGuarded(t *testing.T) {
 			t.Errorf("%s is %q, %v; want %s", name, now, err, right)
 		}
 	}
-	wantVerified(t, t.Context(), s.chains)
+	wantGuarded(t, s.chains)
+}
+
+// A daemon that came back and never got as far as GuardBridge looks at the settings all the same; one without a capsule
+// looks at none.
+func TestSettingsAreLookedAtUnguarded(t *testing.T) {
+	s := guardedSite(t)
+	c, err := New(s.opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sysctl(t, "net/ipv4/conf/capsbr0/rp_filter", "0")
+	apply(t, t.Context(), c, nil)
+	wantGuarded(t, c)
+	apply(t, t.Context(), c, []Binding{s.one, s.two})
+	wantNoticed(t, t.Context(), c, "sysctl: net/ipv4/conf/capsbr0/rp_filter is not 1")
+	if e, err := c.Inspect(t.Context(), s.one.Tap); err != nil || !slices.Contains(e.Differences, "sysctl: net/ipv4/conf/capsbr0/rp_filter is not 1") {
+		t.Errorf("evidence: %v, %v", e.Differences, err)
+	}
+}
+
+// wantGuarded is wantVerified with the settings.
+func wantGuarded(t *testing.T, c *Chains) {
+	t.Helper()
+	if diffs, err := c.Verify(t.Context()); err != nil || len(diffs) > 0 {
+		t.Errorf("the kernel differs: %q, %v", diffs, err)
+	}
 }
 
 // A bridge that is gone is a difference and no error, so that whoever mends what differs mends the rest.
@@ -65,5 +92,6 @@ func TestBridgeGoneIsADifference(t *testing.T) {
 	if err := s.chains.GuardBridge(t.Context()); err != nil {
 		t.Error(err)
 	}
-	wantVerified(t, t.Context(), s.chains)
+	apply(t, t.Context(), s.chains, []Binding{s.one, s.two}) // the links, which went down with the bridge
+	wantGuarded(t, s.chains)
 }

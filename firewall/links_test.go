@@ -3,6 +3,7 @@ package firewall
 import (
 	"context"
 	"errors"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -28,14 +29,21 @@ func wantLink(t fatal, c *Chains, tap string, want Link) {
 	}
 }
 
-// rulesAlone takes the link of a closed tap up, and waits until its port passes frames on: what is judged now are the
-// layers of rules.
+// rulesAlone takes the link of a closed tap up and its isolation away, and waits until its port passes frames on: what is
+// judged now are the layers of rules.
 func rulesAlone(t *testing.T, b Binding) {
 	t.Helper()
+	isolate(t, b, "off")
 	run(t, t.Context(), "ip", "link", "set", b.Tap, "up")
 	eventually(t, b.Tap+" forwards", func() bool {
 		return strings.Contains(run(t, t.Context(), "bridge", "link", "show", "dev", b.Tap), "state forwarding")
 	})
+}
+
+// isolate turns the isolation of a port on or off.
+func isolate(t *testing.T, b Binding, to string) {
+	t.Helper()
+	run(t, t.Context(), "bridge", "link", "set", "dev", b.Tap, "isolated", to)
 }
 
 // eventually waits for what must come: a test that gets to its end has failed.
@@ -48,12 +56,24 @@ func eventually(t *testing.T, what string, is func() bool) {
 	}
 }
 
-// addTap makes an interface that is called like a tap and is up, as libvirt makes it.
+// addTap makes an interface that is called like a tap, an isolated port of the bridge, and up, as libvirt makes it.
 func addTap(t *testing.T, tap string) {
 	t.Helper()
+	if _, err := net.InterfaceByName("capsbr0"); err != nil {
+		addBridge(t, "capsbr0")
+	}
 	run(t, t.Context(), "ip", "tuntap", "add", "dev", tap, "mode", "tap")
 	t.Cleanup(func() { run(t, bare(t), "ip", "link", "del", tap) })
+	run(t, t.Context(), "ip", "link", "set", tap, "master", "capsbr0")
+	run(t, t.Context(), "bridge", "link", "set", "dev", tap, "isolated", "on")
 	run(t, t.Context(), "ip", "link", "set", tap, "up")
+}
+
+func addBridge(t *testing.T, name string) {
+	t.Helper()
+	run(t, t.Context(), "ip", "link", "add", name, "type", "bridge", "forward_delay", "0")
+	t.Cleanup(func() { run(t, bare(t), "ip", "link", "del", name) })
+	run(t, t.Context(), "ip", "link", "set", name, "up")
 }
 
 // With every rule of the kernel gone nothing gets from or to a closed tap, nor one of nobody.
@@ -96,6 +116,7 @@ func TestLinkAlone(t *testing.T) {
 	if err := s.chains.Put(t.Context(), s.one); err != nil {
 		t.Fatal(err)
 	}
+	awaitPort(t, s.one.Tap)
 	s.ready(t)
 	for _, p := range all {
 		if p.allowed && !s.saw(p) {

@@ -241,7 +241,7 @@ type site struct {
 	world, beyond *inbox
 }
 
-// newSite builds it, without any rule. No port is isolated: the fence has to hold alone.
+// newSite builds it, without any rule. No port is isolated before the first Apply: the probes have to arrive.
 func newSite(t *testing.T) *site {
 	t.Helper()
 	return newSiteOf(t, options("192.168.53.0/24"))

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -51,6 +52,19 @@ func receive(fd int, f func(m unix.NlMsghdr, body []byte) (done bool, err error)
 				return err
 			}
 			rest = rest[min((int(m.Len)+3)&^3, len(rest)):]
+		}
+	}
+}
+
+// attributes are those in a message, or in another attribute, by their kind.
+func attributes(b []byte) iter.Seq2[uint16, []byte] {
+	return func(yield func(uint16, []byte) bool) {
+		for len(b) >= 4 {
+			size := int(binary.NativeEndian.Uint16(b))
+			if size < 4 || size > len(b) || !yield(binary.NativeEndian.Uint16(b[2:])&^(unix.NLA_F_NESTED|unix.NLA_F_NET_BYTEORDER), b[4:size]) {
+				return
+			}
+			b = b[min((size+3)&^3, len(b)):]
 		}
 	}
 }

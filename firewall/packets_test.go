@@ -246,6 +246,7 @@ func TestPackets(t *testing.T) {
 				}
 			}
 			apply(t, t.Context(), s.chains, []Binding{s.one, s.two})
+			isolate(t, s.one, "off")
 			for _, p := range slices.Concat(layer2, layer3) {
 				s.ready(t)
 				if got := s.saw(p); got != p.allowed {

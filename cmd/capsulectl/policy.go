@@ -154,7 +154,8 @@ func (a *app) policyExplainCommand() *cobra.Command {
 		Short: "Say what becomes of a packet, and why",
 		Long: `Say what would become of a packet of a capsule, and which line decides. A packet is a protocol (tcp, udp, icmp, other), "to" or
 "from", and an address, "host", or a name that the policy lists; for tcp and udp with the port that it goes to. With --file no
-daemon is asked: the policy is that of the file, and every argument is part of the packet.`,
+daemon is asked: the policy is that of the file, every argument is part of the packet, and which addresses are the host's own, and
+so closed, is not known.`,
 		Example: `  capsulectl policy explain 0a1b tcp to 192.0.2.1:443
   capsulectl policy explain --file secure.toml udp to host:53`,
 		Args: func(cmd *cobra.Command, args []string) error {
