@@ -225,16 +225,12 @@ func (s *Store) list(key string) (map[string]File, error) {
 	}
 	files, pins := map[string]File{}, map[string]Format{}
 	for _, file := range names {
-		name, extension, _ := strings.Cut(file, ".")
-		format := Format(extension)
-		if format != Raw && format != Qcow2 || file == overlayFile {
+		name, format, ok := diskOf(strings.TrimPrefix(file, pinPrefix))
+		switch {
+		case !ok:
 			continue
-		}
-		if pinned, ok := strings.CutPrefix(name, pinPrefix); ok {
-			pins[pinned] = format
-			continue
-		}
-		if !namePattern.MatchString(name) {
+		case strings.HasPrefix(file, pinPrefix):
+			pins[name] = format
 			continue
 		}
 		st, err := dir.stat(file)
@@ -253,6 +249,13 @@ func (s *Store) list(key string) (map[string]File, error) {
 		}
 	}
 	return files, nil
+}
+
+// diskOf says by its name which disk a file of a clone's directory is, in which format. The overlay of secure mode is none.
+func diskOf(file string) (name string, format Format, ok bool) {
+	name, extension, _ := strings.Cut(file, ".")
+	format = Format(extension)
+	return name, format, (format == Raw || format == Qcow2) && file != overlayFile && namePattern.MatchString(name)
 }
 
 // SerialLog is where the console log of key goes, in its clone directory so that it is erased with it. It is a

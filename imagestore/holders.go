@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -44,18 +43,23 @@ func (s *Store) OpenBy(ctx context.Context, key string, disks ...string) ([]Hold
 }
 
 func (s *Store) openBy(ctx context.Context, key string, only []string) ([]Holder, error) {
-	files, err := s.list(key)
-	if err != nil {
-		return nil, err
-	}
 	dir, err := s.capsules.at(key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: clone directory", ErrNotFound)
+	}
 	if err != nil {
 		return nil, err
 	}
 	defer dir.close()
+	entries, err := dir.names()
+	if err != nil {
+		return nil, err
+	}
 	names := map[string]string{overlayName: overlayFile, ramName: ramFile} // by disk
-	for disk, f := range files {
-		names[disk] = filepath.Base(f.Path)
+	for _, file := range entries {
+		if disk, _, ok := diskOf(file); ok {
+			names[disk] = file
+		}
 	}
 	held := map[fileID]string{} // the disks that may be held
 	var disks []string
@@ -63,7 +67,15 @@ func (s *Store) openBy(ctx context.Context, key string, only []string) ([]Holder
 		if len(only) > 0 && !slices.Contains(only, disk) {
 			continue
 		}
-		l, id, err := dir.askLease(name)
+		st, err := dir.stat(name)
+		if err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
+			err = dir.wrap("look at", name, errors.New("not a regular file"))
+		}
+		var l lease
+		var id fileID
+		if err == nil {
+			l, id, err = dir.askLease(name)
+		}
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:
@@ -80,14 +92,19 @@ func (s *Store) openBy(ctx context.Context, key string, only []string) ([]Holder
 		return nil, err
 	}
 	for _, disk := range disks {
-		if slices.ContainsFunc(found, func(h Holder) bool { return h.Disk == disk }) {
+		of := func(h Holder) bool { return h.Disk == disk }
+		if slices.ContainsFunc(found, func(h Holder) bool { return of(h) && h.Write }) {
 			continue
 		}
+		seen := slices.ContainsFunc(found, of)
 		unseen, err := dir.unseen(names[disk], disk, denied)
-		if err != nil {
+		if err != nil && !seen {
 			return nil, err
 		}
-		found = append(found, unseen...)
+		// Who is seen to read may stand before somebody who writes and is not seen.
+		if !seen || len(unseen) > 0 && unseen[0].Write {
+			found = append(found, unseen...)
+		}
 	}
 	slices.SortFunc(found, func(a, b Holder) int { return cmp.Or(cmp.Compare(a.Disk, b.Disk), cmp.Compare(a.PID, b.PID)) })
 	return found, nil

@@ -132,8 +132,30 @@ func holdsWithoutDescriptor(t *testing.T, s *imagestore.Store, f *os.File) {
 		t.Fatal(err)
 	}
 	wantHolders(t, s, "in a socket", imagestore.Holder{Disk: "disk", Write: true})
-	if err := errors.Join(unix.Close(pair[0]), unix.Close(pair[1])); err != nil {
+	reader, err := os.Open(f.Name())
+	if err != nil {
 		t.Fatal(err)
+	}
+	wantHolders(t, s, "in a socket, and read", imagestore.Holder{Disk: "disk", Write: true}, imagestore.Holder{PID: os.Getpid(), Disk: "disk"})
+	if err := errors.Join(reader.Close(), unix.Close(pair[0]), unix.Close(pair[1])); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What lies beside the disks that are asked for is nobody's business: an operator's link, say.
+func TestOpenByBesideOthers(t *testing.T) {
+	s, _ := newStore(t)
+	disk := clone(t, s, keyA, add(t, s, rawDisk(t, 1, mib)).Digest)
+	if err := os.Symlink(disk.Path, filepath.Join(filepath.Dir(disk.Path), "x.raw")); err != nil {
+		t.Fatal(err)
+	}
+	openFile(t, disk.Path, os.O_RDWR)
+	want := []imagestore.Holder{{PID: os.Getpid(), Disk: "disk", Write: true}}
+	if h, err := s.OpenBy(t.Context(), keyA, "disk", "overlay", "secure_volume"); err != nil || !cmp.Equal(h, want) {
+		t.Errorf("%+v, %v", h, err)
+	}
+	if _, err := s.OpenBy(t.Context(), keyA, "x"); err == nil {
+		t.Error("a link was asked for, and nothing said")
 	}
 }
 
