@@ -42,8 +42,13 @@ func (a *act) shut(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if after.Policy != firewall.Closed || len(after.Differences) > 0 {
-		return fmt.Errorf("daemon: capsule %s is not closed: the kernel says: %s", a.capsule.ID, strings.Join(after.Differences, "; "))
+	wrong := slices.DeleteFunc(after.Differences, func(d string) bool { return d == after.PortDifference })
+	if after.Policy != firewall.Closed || len(wrong) > 0 {
+		return fmt.Errorf("daemon: capsule %s is not closed: the kernel says: %s", a.capsule.ID, strings.Join(wrong, "; "))
+	}
+	// Off the bridge it is closed. The way back to maintenance mode makes its tap anew.
+	if after.PortDifference != "" && a.proc.kind != opLeave {
+		return errorf(Conflict, "the capsule is cut off from its network (%s): put its tap back on the bridge, or stop and launch it", after.PortDifference)
 	}
 	if a.op.Cut == nil {
 		a.say("connections cut, and nobody knows how many")
@@ -87,7 +92,7 @@ func (a *act) reopen(ctx context.Context) error {
 	was := a.capsule
 	was.State, was.Mode = Running, Maintenance
 	p := a.d.examine(ctx, was, firewall.Closed)
-	if running := p.running; running && !p.Proved {
+	if running := p.running; running && !p.Proved && !p.failsOnly(portCheck) { // off the bridge its link stays down
 		return p.err("it is not as it was in maintenance mode")
 	}
 	if err := a.put(ctx, policyMaintenance); err != nil {
@@ -146,7 +151,7 @@ func (a *act) cleanPoint(ctx context.Context) error {
 	a.d.births.RLock() // the RAM that is being saved is nobody's yet: it is not swept
 	defer a.d.births.RUnlock()
 	// Of an earlier attempt, which a restart cut short: it puts the overlay under the machine whenever it ends.
-	if err := a.d.domains.AwaitJob(ctx, a.id()); err != nil {
+	if err := a.d.domains.AwaitJob(ctx, a.id()); err != nil && !errors.Is(err, domain.ErrConflict) && !errors.Is(err, domain.ErrNotFound) {
 		return err
 	}
 	seen, err := a.d.domains.Inspect(ctx, a.id())

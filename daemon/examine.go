@@ -33,6 +33,14 @@ func (p Proof) err(what string) error {
 	return errorf(Conflict, "%s: %s", what, strings.Join(failed, "; "))
 }
 
+// portCheck is the check of what the tap is a port of.
+const portCheck = "port of the tap"
+
+// failsOnly says that one check alone stands against the proof.
+func (p Proof) failsOnly(what string) bool {
+	return !slices.ContainsFunc(p.Checks, func(c Check) bool { return !c.OK && c.What != what })
+}
+
 // whereabouts is where a capsule stands by the records. What is looked at between two that are equal is looked at under one
 // record, and within one step of what is under way.
 type whereabouts struct {
@@ -162,7 +170,7 @@ func (d *Daemon) examineFence(ctx context.Context, e *examination, rules func(co
 	e.check("P1", what, len(wrong) == 0, "%s", found(wrong, fmt.Sprintf("as policy %s has them (sha256 %.12s)", name, ev.Hash)))
 	e.check("P1", "link of the tap", ev.LinkDifference == "", "%s", cmp.Or(ev.LinkDifference, string(ev.Link)))
 	// On the way libvirt may be about to put a tap on the bridge that it has just made.
-	e.expect("P1", "port of the tap", ev.PortDifference == "", "%s", cmp.Or(ev.PortDifference, string(ev.Port)))
+	e.expect("P1", portCheck, ev.PortDifference == "", "%s", cmp.Or(ev.PortDifference, string(ev.Port)))
 	for _, bad := range []bool{len(wrong) > 0, ev.LinkDifference != "", ev.PortDifference != "" && !e.moving} {
 		if bad {
 			e.fenceFaults++

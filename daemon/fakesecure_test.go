@@ -135,8 +135,13 @@ func (m *machine) Checkpoint(ctx context.Context, id domain.ID, cp domain.CleanP
 	}))
 }
 
-func (m *machine) AwaitJob(ctx context.Context, _ domain.ID) error {
-	return m.call(ctx, "AwaitJob", m.away(func() error { return nil }))
+func (m *machine) AwaitJob(ctx context.Context, id domain.ID) error {
+	return m.call(ctx, "AwaitJob", m.away(func() error {
+		if d := m.domains[id]; d == nil || d.state == domain.Off {
+			return domain.ErrConflict
+		}
+		return nil
+	}))
 }
 
 func (m *machine) Restorable(ctx context.Context, id domain.ID) error {

@@ -91,7 +91,7 @@ func (h *Host) AwaitJob(ctx context.Context, id ID) error {
 			return hasJob(d)
 		})
 		if err != nil || !busy {
-			return err
+			return wrap("job of "+string(id), err)
 		}
 		if !pause(ctx, jobPoll) {
 			return fmt.Errorf("%w: an earlier job has not ended", ErrBusy)
