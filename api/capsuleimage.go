@@ -112,7 +112,7 @@ func (s *Server) imageInfos(r *http.Request, c daemon.Caller, q daemon.ImageQuer
 	if err != nil {
 		return reply{}, err
 	}
-	return reply{text: appendImageInfos(nil, found.Images), mediaType: jsonType}, nil
+	return reply{text: imageInfos(found.Images), mediaType: jsonType}, nil
 }
 
 func (s *Server) getImage(_ http.ResponseWriter, r *http.Request, c daemon.Caller) (reply, error) {

@@ -43,8 +43,12 @@ func image(i daemon.Image) wire.Image {
 
 var listedImage = dialect.NewText(func(i daemon.Image) any { return image(i) })
 
-// appendImageList appends a page as a [wire.ImageList].
-func appendImageList(b []byte, page daemon.ImagePage) []byte {
+// textSize is about what an image with a few items of metadata takes in a list.
+const textSize = 640
+
+// imageList is a page as a [wire.ImageList].
+func imageList(page daemon.ImagePage) []byte {
+	b := make([]byte, 0, textSize*(1+len(page.Images)))
 	b = listedImage.AppendList(append(b, `{"images":`...), page.Images)
 	b = strconv.AppendBool(append(b, `,"more":`...), page.More)
 	return append(b, "}\n"...)
@@ -77,8 +81,9 @@ func imageWaste(w daemon.ImageWaste) wire.ImageWaste {
 
 var listedInfo = dialect.NewText(func(i daemon.Image) any { return imageInfo(i) })
 
-// appendImageInfos appends images as a [wire.ImageInfoList].
-func appendImageInfos(b []byte, images []*daemon.Image) []byte {
+// imageInfos are images as a [wire.ImageInfoList].
+func imageInfos(images []*daemon.Image) []byte {
+	b := make([]byte, 0, textSize*(1+len(images)))
 	b = listedInfo.AppendList(append(b, `{"imageInfo":`...), images)
 	return append(b, "}\n"...)
 }

@@ -51,7 +51,7 @@ func (s *Server) listImages(_ http.ResponseWriter, r *http.Request, c daemon.Cal
 	if err != nil {
 		return reply{}, err
 	}
-	return reply{text: appendImageList(nil, found), mediaType: jsonType}, nil
+	return reply{text: imageList(found), mediaType: jsonType}, nil
 }
 
 func (s *Server) addImage(w http.ResponseWriter, r *http.Request, c daemon.Caller) (reply, error) {

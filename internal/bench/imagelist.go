@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"runtime"
 	"slices"
 	"strconv"
 	"sync"
@@ -99,6 +100,7 @@ func (s *shelf) alone(ctx context.Context, b *bench, all []asked) error {
 			name, size := base+a.path, new(counter)
 			sizes[name] = size
 			ways = append(ways, way{name, func() (time.Duration, error) {
+				runtime.GC() // what the way before left: the longest reply is megabytes
 				took, err := clock(func() error {
 					for range p.batch {
 						if _, err := s.do(ctx, base, a, size); err != nil {
