@@ -182,7 +182,7 @@ func (d *Daemon) closeNow(ctx context.Context, c store.Capsule) error {
 }
 
 // holdSecure takes the links of all capsules down that are in secure mode, or on their way there or back, which waits for
-// nobody, and then holds those that are in it. One that is on its way has an operation that decides what becomes of it;
+// nobody, and then holds those that are in it and there. One that is on its way has an operation that decides what becomes of it;
 // until then it does not run on with data near. Links that should be up again come up with the rules.
 func (d *Daemon) holdSecure(ctx context.Context, cause string) {
 	settled, others, err := d.secured(ctx)
@@ -191,7 +191,9 @@ func (d *Daemon) holdSecure(ctx context.Context, cause string) {
 		d.complain(ctx, "link of capsule "+c.ID, d.fences.Shut(c.Key))
 	}
 	for _, c := range settled {
-		d.hold(ctx, c, cause)
+		if !d.absent(ctx, c) {
+			d.hold(ctx, c, cause)
+		}
 	}
 	for _, c := range others {
 		if held(c) || !d.dataNear(ctx, c) {
@@ -204,6 +206,17 @@ func (d *Daemon) holdSecure(ctx context.Context, cause string) {
 		d.log.LogAttrs(ctx, slog.LevelError, "capsule is paused on its way between the modes", slog.String("capsule", c.ID), slog.String("cause", cause))
 		d.complain(ctx, "pause of capsule "+c.ID, d.domains.Pause(ctx, domain.ID(c.ID)))
 	}
+}
+
+// absent says of a capsule that cannot be looked at, or whose rules cannot be restored, that there is nothing to pause: nobody
+// can write to its overlay or its volumes, as when the host was restarted and libvirt is not there yet. Then its link goes
+// down, and it is looked at again: held, it would have to be stopped by hand where its process is found gone.
+func (d *Daemon) absent(ctx context.Context, c store.Capsule) bool {
+	if d.dataNear(ctx, c) {
+		return false
+	}
+	d.complain(ctx, "link of capsule "+c.ID, d.fences.Shut(c.Key))
+	return true
 }
 
 // verdicts are what the verifier found of each capsule in secure mode, for the metrics: by tap. One that is held was not
@@ -318,11 +331,12 @@ func (d *Daemon) verifyOne(ctx context.Context, c store.Capsule, rules func(cont
 		d.verdicts.mu.Lock()
 		blind = d.verdicts.blind[c.ID] + 1
 		d.verdicts.mu.Unlock()
-		if blind >= unmendable {
+		if blind >= unmendable && (p.running || !d.absent(ctx, c)) {
 			moved = d.hold(ctx, c, p.err("it cannot be looked at").Error())
 		}
 	case !p.running && !p.hasUnknown():
 		d.look(c.ID) // it ended: that is not for the verifier to say
+	case !p.running && d.absent(ctx, c): // libvirt does not say that it ended, and the kernel does
 	default:
 		moved = d.hold(ctx, c, p.err("it is not safe").Error())
 	}
