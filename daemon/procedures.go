@@ -350,6 +350,7 @@ func (a *act) put(ctx context.Context, policy string) error {
 	}
 	delete(a.d.unfenced, a.capsule.ID)
 	a.d.opened[a.capsule.ID] = policy
+	a.d.unnote(a.capsule.ID)
 	return a.d.fences.Put(ctx, b)
 }
 
@@ -359,7 +360,7 @@ func (a *act) keepOpen(ctx context.Context) error {
 		return err
 	}
 	defer a.d.fenceMu.release()
-	if _, known := a.d.opened[a.capsule.ID]; !known { // as closed, because a hold could not be written down
+	if _, known := a.d.opened[a.capsule.ID]; !known && !a.d.noted(a.capsule.ID) { // else closed, because a hold could not be written down
 		a.d.opened[a.capsule.ID] = inForce(a.capsule)
 	}
 	return nil
@@ -371,6 +372,7 @@ func (a *act) unfence(ctx context.Context) error {
 	}
 	defer a.d.fenceMu.release()
 	delete(a.d.opened, a.capsule.ID)
+	a.d.unnote(a.capsule.ID)
 	a.d.unfenced[a.capsule.ID] = true
 	return a.d.fences.Drop(ctx, a.capsule.Key)
 }

@@ -270,6 +270,7 @@ func (d *Daemon) converge(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	d.holdNoted(ctx)
 	var capsules []store.Capsule
 	if err := d.store.View(ctx, func(tx *store.Tx) (err error) { capsules, err = tx.Capsules(); return err }); err != nil {
 		return err
@@ -359,6 +360,8 @@ func (d *Daemon) refenceLocked(ctx context.Context) error {
 		}
 		policy, opened := d.opened[c.ID]
 		switch {
+		case c.State == Running && d.noted(c.ID): // though fenceMu may not have been had to say so in opened
+			policy = firewall.Closed
 		case opened:
 		case c.State == ShutdownPending: // it may have been held; the stop of one that was not says so in opened
 			policy = firewall.Closed

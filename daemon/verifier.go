@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -155,7 +156,7 @@ func (d *Daemon) hold(ctx context.Context, c store.Capsule, cause string) (moved
 		if e.Code == Busy || e.Code == Conflict {
 			return true
 		}
-		d.complain(ctx, "hold of capsule "+c.ID, errors.Join(err, d.closeNow(ctx, c)))
+		d.complain(ctx, "hold of capsule "+c.ID, errors.Join(err, d.closeNow(ctx, c, cause)))
 		return false
 	}
 	d.log.LogAttrs(ctx, slog.LevelError, "capsule is closed and paused: it cannot be proved safe", slog.String("capsule", c.ID), slog.String("cause", cause))
@@ -163,8 +164,12 @@ func (d *Daemon) hold(ctx context.Context, c store.Capsule, cause string) (moved
 }
 
 // closeNow closes and pauses a capsule whose hold cannot be written down, as on a disk that is full: a guest can fill it,
-// and must not win by that. The next look finds another policy in force than the record asks for, and begins the hold again.
-func (d *Daemon) closeNow(ctx context.Context, c store.Capsule) error {
+// and must not win by that. It is noted first, so that whoever changes rules keeps it closed, and it is held once that can be
+// written down (holdNoted), though neither rules nor domain can be had now, and though the trouble is over by then.
+func (d *Daemon) closeNow(ctx context.Context, c store.Capsule, cause string) error {
+	d.mu.Lock()
+	d.unheld[c.ID] = cmp.Or(d.unheld[c.ID], cause)
+	d.mu.Unlock()
 	b, err := binding(c, firewall.Closed)
 	if err != nil {
 		return err
@@ -179,6 +184,40 @@ func (d *Daemon) closeNow(ctx context.Context, c store.Capsule) error {
 		return d.fences.Put(ctx, b)
 	})
 	return errors.Join(err, d.domains.Pause(ctx, domain.ID(c.ID)))
+}
+
+// noted says that a capsule could not be proved safe, and that its hold could not be written down yet. While its record does
+// not say RUNNING that means nothing: an operation sees to it, or has.
+func (d *Daemon) noted(id string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.unheld[id] != ""
+}
+
+// unnote forgets that a capsule is to be held: it is gone, or an operation decides from now on what it is under.
+func (d *Daemon) unnote(id string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.unheld, id)
+}
+
+// holdNoted begins the holds that could not be written down before.
+func (d *Daemon) holdNoted(ctx context.Context) {
+	d.mu.Lock()
+	causes := maps.Clone(d.unheld)
+	d.mu.Unlock()
+	for id, cause := range causes {
+		var c store.Capsule
+		err := d.store.View(ctx, func(tx *store.Tx) (err error) { c, err = tx.Capsule(id); return err })
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			d.unnote(id)
+		case err != nil:
+			d.complain(ctx, "hold of capsule "+id, err)
+		case c.State == Running && d.noted(id):
+			d.hold(ctx, c, cause) // where it moves meanwhile, the next round sees
+		}
+	}
 }
 
 // holdSecure takes the links of all capsules down that are in secure mode, or on their way there or back, which waits for
@@ -241,6 +280,7 @@ const lookLimit = 10 * time.Second
 
 // verifyAll proves every capsule that is in secure mode, and holds one that fails.
 func (d *Daemon) verifyAll(ctx context.Context) error {
+	d.holdNoted(ctx)
 	list, others, err := d.secured(ctx)
 	if err != nil {
 		return errors.Join(err, d.unread(ctx))
@@ -264,6 +304,14 @@ func (d *Daemon) verifyAll(ctx context.Context) error {
 	}
 	found := map[string]checked{}
 	for _, c := range list {
+		if d.noted(c.ID) { // paused, and to be held, however well it looks by now
+			d.verdicts.mu.Lock()
+			was := d.verdicts.of[c.Key]
+			d.verdicts.mu.Unlock()
+			was.proved = false
+			found[c.Key] = was
+			continue
+		}
 		if v, known := d.verifyOne(ctx, c, rules); known {
 			found[c.Key] = v
 		}
@@ -281,8 +329,7 @@ func (d *Daemon) verifyAll(ctx context.Context) error {
 }
 
 // unread sees to the capsules in secure mode while the records cannot be read, as when they are damaged. What is not known is
-// not unsafe at once; when it lasts they are closed and paused. They are held as soon as that can be written down: the next
-// look finds another policy in force than the record asks for.
+// not unsafe at once; when it lasts they are closed and paused. They are held as soon as that can be written down.
 func (d *Daemon) unread(ctx context.Context) error {
 	d.verdicts.mu.Lock()
 	d.verdicts.unread++
@@ -303,7 +350,7 @@ func (d *Daemon) unread(ctx context.Context) error {
 	var errs []error
 	for _, c := range known {
 		if !busy[c.ID] {
-			errs = append(errs, d.closeNow(ctx, c))
+			errs = append(errs, d.closeNow(ctx, c, "its record could not be read"))
 		}
 	}
 	return errors.Join(errs...)
