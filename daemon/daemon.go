@@ -192,7 +192,8 @@ type Daemon struct {
 	// programs hang that takes seconds, for each that waits here. So nobody waits longer than his context lasts, and who
 	// must not wait takes the link down before (Shut), which needs no lock. Reading rules needs none either.
 	//
-	// The order is reloading, mending, fenceMu, mu; none of them is taken within a transaction of the records.
+	// The order is reloading, mending, fenceMu, mu; none of them but mu, under which nothing is waited for, is taken within a
+	// transaction of the records.
 	fenceMu lock
 	// unfenced, guarded by fenceMu, are capsules that lost their binding in an operation whose outcome is not
 	// recorded yet: their record still says that they have one.
@@ -224,6 +225,7 @@ type Daemon struct {
 	amiss    string          // what the last full pass could not mend; "" when nothing
 	bare     error           // why the templates of volumes could not be made, without which no capsule is; nil when they are there
 	failures map[string]failure
+	unheld   map[string]string // by id: why capsules are to be held whose hold could not be written down yet (closeNow)
 	policies map[string]policy.Policy
 	acts     sync.WaitGroup
 }
@@ -271,6 +273,7 @@ func New(opt Options) (*Daemon, error) {
 		appends:   claims{held: map[string]bool{}},
 		catalog:   catalog{store: opt.Store},
 		failures:  map[string]failure{},
+		unheld:    map[string]string{},
 		refusals:  refusals{of: map[string]*tally{}},
 		starting:  "the daemon is starting",
 	}

@@ -3,6 +3,7 @@ package daemon_test
 import (
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -104,6 +105,108 @@ func TestProvedWithoutLibvirt(t *testing.T) {
 			}
 		})
 	}
+}
+
+// lowered are the links that are taken down, by tap.
+type lowered struct {
+	fencesOf
+	taps sync.Map
+}
+
+func (l *lowered) Shut(tap string) error {
+	l.taps.Store(tap, true)
+	return l.fencesOf.Shut(tap)
+}
+
+// TestReboot: the host was restarted under a capsule in secure mode, and libvirt, the firewall or both are not there yet. Its
+// process is gone: its link is down, it is found off once they are there, and nobody has to bring it back from a hold.
+func TestReboot(t *testing.T) {
+	for trouble, row := range map[string]struct {
+		away, gone bool
+		fails      string
+	}{
+		"libvirt away":                 {away: true},
+		"libvirt away, rules gone":     {away: true, gone: true, fails: "Apply"},
+		"libvirt away, rules not read": {away: true, fails: "InspectFence"},
+		"rules not read":               {fails: "InspectFence"},
+		"rules not restored":           {fails: "Verify"},
+	} {
+		t.Run(trouble, func(t *testing.T) {
+			l := &lowered{}
+			b := newBench(t, func(o *daemon.Options) {
+				o.VerifyEvery = 10 * time.Millisecond
+				l.fencesOf, o.Fences = o.Fences.(fencesOf), l
+			})
+			id := b.secured()
+			b.kill()
+			b.machine.over(id, domain.ReasonNone)
+			l.taps.Clear()
+			b.machine.mu.Lock()
+			if row.away {
+				b.machine.down = errors.New("libvirtd is not there yet")
+			}
+			b.machine.flushed["cap-"+id[:8]] = row.gone
+			b.machine.mu.Unlock()
+			b.machine.failing(row.fails, "EnsureNetwork") // no full pass yet
+			ready := b.launch()
+			b.until(func() bool { _, down := l.taps.Load("cap-" + id[:8]); return down })
+			rounds := b.machine.looking.Load()
+			b.until(func() bool { return b.machine.looking.Load() > rounds+5 }) // it is looked at again
+			if c := b.show(id); c.State != daemon.Running || c.Mode != daemon.Secure {
+				t.Errorf("in the midst of trouble it is %s in %s: %s", c.State, c.Mode, c.Cause)
+			}
+			b.machine.mu.Lock()
+			b.machine.down, b.machine.fault = nil, nil
+			b.machine.mu.Unlock()
+			<-ready
+			b.until(func() bool { return b.show(id).State == daemon.Shutdown })
+			if c := b.show(id); !strings.Contains(c.Cause, "found off") {
+				t.Errorf("cause %q", c.Cause)
+			}
+			b.settled()
+		})
+	}
+}
+
+// TestHoldWithoutLibvirt: a hold that cannot pause, for libvirt is away, says what the capsule is held for all the same, in
+// the record and in the chain; and what is held runs no longer than libvirt is away.
+func TestHoldWithoutLibvirt(t *testing.T) {
+	b := newBench(t, nil)
+	id := b.secured()
+	b.machine.mu.Lock()
+	b.machine.down = errors.New("libvirtd is gone")
+	b.machine.mu.Unlock()
+	for range 3 {
+		if err := b.VerifyAll(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.idle()
+	told := func(where, text string) {
+		t.Helper()
+		for _, part := range []string{"libvirt does not answer", "it is held for: it cannot be looked at: domain in libvirt"} {
+			if strings.Count(text, part) != 1 {
+				t.Errorf("%s says %q", where, text)
+			}
+		}
+	}
+	told("its record", b.show(id).Cause)
+	chain, err := b.SwitchRecords(t.Context(), root, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	told("the chain", chain[0].Cause)
+	b.machine.mu.Lock()
+	b.machine.down = nil
+	b.machine.mu.Unlock()
+	b.machine.failing("Pause")
+	b.pass()
+	if c := b.show(id); strings.Count(c.Cause, "held for") != 1 || !strings.Contains(c.Cause, "it cannot be looked at") {
+		t.Errorf("after another hold that failed it says %q", c.Cause)
+	}
+	b.machine.well()
+	b.pass()
+	b.resumed(id)
 }
 
 // TestNoTemplates: a host that cannot have the templates of volumes, as when its disk is full or volume_gb was changed,

@@ -213,7 +213,7 @@ func capsuleFailed(tx *store.Tx, a *act, cause *Error) error {
 	case a.proc.kind == opLeave && a.restored():
 		mode = Maintenance // it stands there proved, and only does not run: it is held in the mode that it is in
 	}
-	text := fmt.Sprintf("%s: step %s: %s (operation %s)", a.proc.kind, a.op.Step, cause.Message, a.op.ID)
+	text := fmt.Sprintf("%s: step %s: %s (operation %s)", a.proc.kind, a.op.Step, cause.Message, a.op.ID) + a.still()
 	if err := tx.MoveCapsule(id, []State{m.pendingIn(a.capsule.Mode)}, state, mode, text); err != nil {
 		return err
 	}
@@ -221,6 +221,14 @@ func capsuleFailed(tx *store.Tx, a *act, cause *Error) error {
 		return tx.ReleaseCapsule(id)
 	}
 	return a.testify(tx, state, mode, cause)
+}
+
+// still is what a hold that failed was begun for, to be said after why it failed: that is still to be cured.
+func (a *act) still() string {
+	if why, err := argument[reason](a); a.proc.kind == opHold && err == nil {
+		return "; " + heldFor + origin(why.Cause)
+	}
+	return ""
 }
 
 // --- steps
@@ -342,6 +350,7 @@ func (a *act) put(ctx context.Context, policy string) error {
 	}
 	delete(a.d.unfenced, a.capsule.ID)
 	a.d.opened[a.capsule.ID] = policy
+	a.d.unnote(a.capsule.ID)
 	return a.d.fences.Put(ctx, b)
 }
 
@@ -351,7 +360,7 @@ func (a *act) keepOpen(ctx context.Context) error {
 		return err
 	}
 	defer a.d.fenceMu.release()
-	if _, known := a.d.opened[a.capsule.ID]; !known { // as closed, because a hold could not be written down
+	if _, known := a.d.opened[a.capsule.ID]; !known && !a.d.noted(a.capsule.ID) { // else closed, because a hold could not be written down
 		a.d.opened[a.capsule.ID] = inForce(a.capsule)
 	}
 	return nil
@@ -363,6 +372,7 @@ func (a *act) unfence(ctx context.Context) error {
 	}
 	defer a.d.fenceMu.release()
 	delete(a.d.opened, a.capsule.ID)
+	a.d.unnote(a.capsule.ID)
 	a.d.unfenced[a.capsule.ID] = true
 	return a.d.fences.Drop(ctx, a.capsule.Key)
 }

@@ -120,7 +120,18 @@ type verdict struct {
 
 // ranHeld comes before the cause of a hold. Somebody resumed the domain, or it never stood still: when an operation failed it
 // is held from that moment on, and paused by this.
-const ranHeld = "its domain ran while it was held, and was paused; it is held for: "
+const ranHeld = "its domain ran while it was held, and was paused; " + heldFor
+
+// heldFor comes before what a capsule was held for in the first place, where something happened to it since.
+const heldFor = "it is held for: "
+
+// origin is what a capsule was held for in the first place. However often something happens to one, its cause grows no longer.
+func origin(cause string) string {
+	if i := strings.LastIndex(cause, heldFor); i >= 0 {
+		return cause[i+len(heldFor):]
+	}
+	return cause
+}
 
 // judge compares a record with what libvirt says. It is pure; present is false when libvirt has no such domain.
 func judge(c store.Capsule, o domain.Observed, present bool) verdict {
@@ -131,7 +142,7 @@ func judge(c store.Capsule, o domain.Observed, present bool) verdict {
 		return verdict{kind: opDelete}
 	case held(c):
 		if present && o.State == domain.Running {
-			return verdict{opHold, ranHeld + strings.TrimPrefix(c.Cause, ranHeld)}
+			return verdict{opHold, ranHeld + origin(c.Cause)}
 		}
 		return verdict{}
 	case (state == Shutdown || state == Failed) && runs:
@@ -259,6 +270,7 @@ func (d *Daemon) converge(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	d.holdNoted(ctx)
 	var capsules []store.Capsule
 	if err := d.store.View(ctx, func(tx *store.Tx) (err error) { capsules, err = tx.Capsules(); return err }); err != nil {
 		return err
@@ -348,6 +360,8 @@ func (d *Daemon) refenceLocked(ctx context.Context) error {
 		}
 		policy, opened := d.opened[c.ID]
 		switch {
+		case c.State == Running && d.noted(c.ID): // though fenceMu may not have been had to say so in opened
+			policy = firewall.Closed
 		case opened:
 		case c.State == ShutdownPending: // it may have been held; the stop of one that was not says so in opened
 			policy = firewall.Closed

@@ -272,10 +272,14 @@ func (r *retyping) read(tx *store.Tx) (err error) {
 	case !errors.Is(err, store.ErrNotFound):
 		return err
 	}
-	if policy, ok := r.d.opened[r.id]; ok && policy == firewall.Closed && inForce(r.capsule) != policy { // by closeNow
-		return errorf(Busy, "capsule %s is closed, for it could not be proved safe, and is about to be held", r.id)
+	if policy, ok := r.d.opened[r.id]; r.capsule.State == Running && r.d.noted(r.id) || ok && policy == firewall.Closed && inForce(r.capsule) != policy { // by closeNow
+		return r.closed()
 	}
 	return nil
+}
+
+func (r *retyping) closed() error {
+	return errorf(Busy, "capsule %s is closed, for it could not be proved safe, and is about to be held", r.id)
 }
 
 // write writes a type down, with what came of the change so far, for the steward and in the audit trail.
@@ -294,6 +298,9 @@ func (r *retyping) write(tx *store.Tx, t Type, outcome, detail string, cause *Er
 }
 
 func (r *retyping) put(ctx context.Context, policy string) error {
+	if policy != firewall.Closed && r.d.noted(r.id) { // since it was read
+		return r.closed()
+	}
 	b, err := binding(r.capsule, policy)
 	if err != nil {
 		return err

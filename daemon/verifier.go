@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -155,7 +156,7 @@ func (d *Daemon) hold(ctx context.Context, c store.Capsule, cause string) (moved
 		if e.Code == Busy || e.Code == Conflict {
 			return true
 		}
-		d.complain(ctx, "hold of capsule "+c.ID, errors.Join(err, d.closeNow(ctx, c)))
+		d.complain(ctx, "hold of capsule "+c.ID, errors.Join(err, d.closeNow(ctx, c, cause)))
 		return false
 	}
 	d.log.LogAttrs(ctx, slog.LevelError, "capsule is closed and paused: it cannot be proved safe", slog.String("capsule", c.ID), slog.String("cause", cause))
@@ -163,8 +164,12 @@ func (d *Daemon) hold(ctx context.Context, c store.Capsule, cause string) (moved
 }
 
 // closeNow closes and pauses a capsule whose hold cannot be written down, as on a disk that is full: a guest can fill it,
-// and must not win by that. The next look finds another policy in force than the record asks for, and begins the hold again.
-func (d *Daemon) closeNow(ctx context.Context, c store.Capsule) error {
+// and must not win by that. It is noted first, so that whoever changes rules keeps it closed, and it is held once that can be
+// written down (holdNoted), though neither rules nor domain can be had now, and though the trouble is over by then.
+func (d *Daemon) closeNow(ctx context.Context, c store.Capsule, cause string) error {
+	d.mu.Lock()
+	d.unheld[c.ID] = cmp.Or(d.unheld[c.ID], cause)
+	d.mu.Unlock()
 	b, err := binding(c, firewall.Closed)
 	if err != nil {
 		return err
@@ -181,8 +186,42 @@ func (d *Daemon) closeNow(ctx context.Context, c store.Capsule) error {
 	return errors.Join(err, d.domains.Pause(ctx, domain.ID(c.ID)))
 }
 
+// noted says that a capsule could not be proved safe, and that its hold could not be written down yet. While its record does
+// not say RUNNING that means nothing: an operation sees to it, or has.
+func (d *Daemon) noted(id string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.unheld[id] != ""
+}
+
+// unnote forgets that a capsule is to be held: it is gone, or an operation decides from now on what it is under.
+func (d *Daemon) unnote(id string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.unheld, id)
+}
+
+// holdNoted begins the holds that could not be written down before.
+func (d *Daemon) holdNoted(ctx context.Context) {
+	d.mu.Lock()
+	causes := maps.Clone(d.unheld)
+	d.mu.Unlock()
+	for id, cause := range causes {
+		var c store.Capsule
+		err := d.store.View(ctx, func(tx *store.Tx) (err error) { c, err = tx.Capsule(id); return err })
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			d.unnote(id)
+		case err != nil:
+			d.complain(ctx, "hold of capsule "+id, err)
+		case c.State == Running && d.noted(id):
+			d.hold(ctx, c, cause) // where it moves meanwhile, the next round sees
+		}
+	}
+}
+
 // holdSecure takes the links of all capsules down that are in secure mode, or on their way there or back, which waits for
-// nobody, and then holds those that are in it. One that is on its way has an operation that decides what becomes of it;
+// nobody, and then holds those that are in it and there. One that is on its way has an operation that decides what becomes of it;
 // until then it does not run on with data near. Links that should be up again come up with the rules.
 func (d *Daemon) holdSecure(ctx context.Context, cause string) {
 	settled, others, err := d.secured(ctx)
@@ -191,7 +230,9 @@ func (d *Daemon) holdSecure(ctx context.Context, cause string) {
 		d.complain(ctx, "link of capsule "+c.ID, d.fences.Shut(c.Key))
 	}
 	for _, c := range settled {
-		d.hold(ctx, c, cause)
+		if !d.absent(ctx, c) {
+			d.hold(ctx, c, cause)
+		}
 	}
 	for _, c := range others {
 		if held(c) || !d.dataNear(ctx, c) {
@@ -204,6 +245,17 @@ func (d *Daemon) holdSecure(ctx context.Context, cause string) {
 		d.log.LogAttrs(ctx, slog.LevelError, "capsule is paused on its way between the modes", slog.String("capsule", c.ID), slog.String("cause", cause))
 		d.complain(ctx, "pause of capsule "+c.ID, d.domains.Pause(ctx, domain.ID(c.ID)))
 	}
+}
+
+// absent says of a capsule that cannot be looked at, or whose rules cannot be restored, that there is nothing to pause: nobody
+// can write to its overlay or its volumes, as when the host was restarted and libvirt is not there yet. Then its link goes
+// down, and it is looked at again: held, it would have to be stopped by hand where its process is found gone.
+func (d *Daemon) absent(ctx context.Context, c store.Capsule) bool {
+	if d.dataNear(ctx, c) {
+		return false
+	}
+	d.complain(ctx, "link of capsule "+c.ID, d.fences.Shut(c.Key))
+	return true
 }
 
 // verdicts are what the verifier found of each capsule in secure mode, for the metrics: by tap. One that is held was not
@@ -228,6 +280,7 @@ const lookLimit = 10 * time.Second
 
 // verifyAll proves every capsule that is in secure mode, and holds one that fails.
 func (d *Daemon) verifyAll(ctx context.Context) error {
+	d.holdNoted(ctx)
 	list, others, err := d.secured(ctx)
 	if err != nil {
 		return errors.Join(err, d.unread(ctx))
@@ -251,6 +304,14 @@ func (d *Daemon) verifyAll(ctx context.Context) error {
 	}
 	found := map[string]checked{}
 	for _, c := range list {
+		if d.noted(c.ID) { // paused, and to be held, however well it looks by now
+			d.verdicts.mu.Lock()
+			was := d.verdicts.of[c.Key]
+			d.verdicts.mu.Unlock()
+			was.proved = false
+			found[c.Key] = was
+			continue
+		}
 		if v, known := d.verifyOne(ctx, c, rules); known {
 			found[c.Key] = v
 		}
@@ -268,8 +329,7 @@ func (d *Daemon) verifyAll(ctx context.Context) error {
 }
 
 // unread sees to the capsules in secure mode while the records cannot be read, as when they are damaged. What is not known is
-// not unsafe at once; when it lasts they are closed and paused. They are held as soon as that can be written down: the next
-// look finds another policy in force than the record asks for.
+// not unsafe at once; when it lasts they are closed and paused. They are held as soon as that can be written down.
 func (d *Daemon) unread(ctx context.Context) error {
 	d.verdicts.mu.Lock()
 	d.verdicts.unread++
@@ -290,7 +350,7 @@ func (d *Daemon) unread(ctx context.Context) error {
 	var errs []error
 	for _, c := range known {
 		if !busy[c.ID] {
-			errs = append(errs, d.closeNow(ctx, c))
+			errs = append(errs, d.closeNow(ctx, c, "its record could not be read"))
 		}
 	}
 	return errors.Join(errs...)
@@ -318,11 +378,12 @@ func (d *Daemon) verifyOne(ctx context.Context, c store.Capsule, rules func(cont
 		d.verdicts.mu.Lock()
 		blind = d.verdicts.blind[c.ID] + 1
 		d.verdicts.mu.Unlock()
-		if blind >= unmendable {
+		if blind >= unmendable && (p.running || !d.absent(ctx, c)) {
 			moved = d.hold(ctx, c, p.err("it cannot be looked at").Error())
 		}
 	case !p.running && !p.hasUnknown():
 		d.look(c.ID) // it ended: that is not for the verifier to say
+	case !p.running && d.absent(ctx, c): // libvirt does not say that it ended, and the kernel does
 	default:
 		moved = d.hold(ctx, c, p.err("it is not safe").Error())
 	}

@@ -36,7 +36,7 @@ func (a *act) testify(tx *store.Tx, state State, mode Mode, cause *Error) error 
 		r.Cause = why.Cause
 	}
 	if cause != nil {
-		r.Outcome, r.Cause = "failed", cause.Message
+		r.Outcome, r.Cause = "failed", cause.Message+a.still()
 	}
 	return a.d.record(tx, r)
 }
