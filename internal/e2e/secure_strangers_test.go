@@ -6,7 +6,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+
+	"github.com/capsuled/capsuled/internal/testhost"
 )
 
 // TestSecureStrangers has somebody do to the domain, through libvirt and behind the daemon's back, what nobody may while
@@ -68,6 +71,7 @@ func TestSecureStrangers(t *testing.T) {
 		})
 	}
 	v.run("saves it", func() { v.savedByStranger() })
+	v.run("loses libvirt's sight of it", func() { v.lostSight() })
 }
 
 // held waits until the capsule is closed and paused for a reason, which the proof names too.
@@ -130,4 +134,47 @@ func (v *vault) savedByStranger() {
 	v.forgotten()
 	v.proved()
 	saved()
+}
+
+// lostSight takes libvirtd's file of the running domain away: it finds a domain that is off, and QEMU runs on with the data.
+// The kernel knows. Nothing is forgotten under it, stop names the process, and works once an operator has ended that.
+func (v *vault) lostSight() {
+	v.secure()
+	pid := qemu(v.t, v.id)
+	testhost.KillLibvirtd(v.t)
+	if err := os.Remove("/run/libvirt/qemu/" + v.domain + ".xml"); err != nil {
+		v.t.Fatal(err)
+	}
+	testhost.StartLibvirtd(v.t)
+	process := fmt.Sprintf("process %d", pid)
+	v.until("the capsule to be held", func() error {
+		if st := v.status(v.id); st.State != "ERROR" {
+			return errors.New(st.State)
+		}
+		return nil
+	})
+	if st := v.is("ERROR", "SECURE"); !strings.Contains(said(st.Cause), process) {
+		v.t.Errorf("it does not speak of %s: %s", process, said(st.Cause))
+	}
+	if f := v.fences(); f != shut {
+		v.t.Errorf("it is held and not closed: %s", f)
+	}
+	v.refused(8, process, "stop", "--wait", v.id)
+	if _, err := os.Stat(v.file("overlay.qcow2")); err != nil || qemu(v.t, v.id) != pid {
+		v.t.Errorf("QEMU is %d and was %d; its overlay: %v", qemu(v.t, v.id), pid, err)
+	}
+	if f := v.fences(); f != shut {
+		v.t.Errorf("it was to be stopped, and is not closed: %s", f)
+	}
+	kill(v.t, pid, syscall.SIGKILL)
+	v.until("the end of QEMU", func() error {
+		if qemu(v.t, v.id) != 0 {
+			return errors.New("it is still there")
+		}
+		return nil
+	})
+	v.ctl("stop", "--wait", v.id)
+	v.is("SHUTDOWN", "NOT_DEFINED")
+	v.forgotten()
+	v.recovered() // launches it
 }
