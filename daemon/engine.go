@@ -54,7 +54,7 @@ type act struct {
 
 	proof  Proof // what the last look at kernel and libvirt found
 	undone bool  // everything that had been done was taken back
-	fresh  bool  // no step was begun before: what there is to be cut can be counted
+	fresh  bool  // nothing was closed for it before: what there is to be cut can be counted
 	// pointBefore is the id of the clean point that there was before the steps; one of them may give it up.
 	pointBefore string
 
@@ -77,7 +77,17 @@ func (d *Daemon) newOperation(p *procedure, c Caller, target, owner, argument st
 
 // start carries an operation out whose intent is on disk. When the daemon is stopping it leaves that to the next one.
 func (d *Daemon) start(op store.Operation) {
-	a := &act{d: d, proc: d.procedures[op.Kind], op: op, ended: make(chan struct{}), fresh: op.Step == ""}
+	d.carry(&act{d: d, proc: d.procedures[op.Kind], op: op, ended: make(chan struct{}), fresh: true})
+}
+
+// takeUp is start of an operation that was under way when the daemon ended. Who is on the way between the modes was closed by
+// the start, whether or not a step was begun before.
+func (d *Daemon) takeUp(op store.Operation) {
+	d.carry(&act{d: d, proc: d.procedures[op.Kind], op: op, ended: make(chan struct{})})
+}
+
+func (d *Daemon) carry(a *act) {
+	op := a.op
 	a.op.Steps = a.proc.journalled(op.Steps)
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -130,7 +140,7 @@ func (d *Daemon) resume(ctx context.Context) error {
 			continue // the full pass before began it
 		}
 		d.log.LogAttrs(ctx, slog.LevelInfo, "operation resumed", slog.String("operation", op.ID), slog.String("kind", op.Kind), slog.String("target", op.Target))
-		d.start(op)
+		d.takeUp(op)
 	}
 	return nil
 }
